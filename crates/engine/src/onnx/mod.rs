@@ -1,0 +1,4 @@
+//! ONNX models, run by ONNX Runtime.
+
+pub mod graph;
+pub mod proto;

@@ -1,0 +1,4 @@
+//! Tensors.
+/// A tensor.
+#[derive(Debug)]
+pub struct Tensor;
