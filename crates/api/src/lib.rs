@@ -1,1 +1,17 @@
-//! x
+//! REST over one service trait: the only crate that knows a wire format or a status code.
+//!
+//! [`service::Service`] says what Wattle can do; [`local::Local`] does it with the crates below; [`http`] puts it on
+//! the wire. gRPC will be a second adapter over the same trait.
+
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod http;
+pub mod import;
+pub mod local;
+pub mod predict;
+pub mod service;
+
+pub use error::{ApiError, Code, Result};
+pub use local::Local;
+pub use service::Service;

@@ -23,10 +23,7 @@ impl Name {
 
     /// The nearest valid name to a free text such as a file's stem, or `None` when nothing of it can be kept.
     pub fn from_free_text(text: &str) -> Option<Name> {
-        let kept: String = text
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
-            .collect();
+        let kept: String = text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
         let kept = kept.trim_matches(|c: char| !c.is_ascii_alphanumeric());
         let end = kept.len().min(Name::MAX_LENGTH);
         kept[..end].parse().ok()

@@ -1,1 +1,12 @@
-//! x
+//! Admit, queue, compute, reply: a request's way through one process.
+
+#![forbid(unsafe_code)]
+
+mod admit;
+mod error;
+mod replica;
+mod server;
+
+pub use error::{Error, Result};
+pub use replica::Replica;
+pub use server::{Prediction, ReplicaStatus, ServeOptions, Server};

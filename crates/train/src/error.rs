@@ -16,7 +16,9 @@ pub enum Error {
     #[error("{0}")]
     Busy(String),
     /// The optimiser left the numbers that a machine can hold.
-    #[error("the loss is not finite after {iterations} iterations: lower the learning rate, or standardise the features")]
+    #[error(
+        "the loss is not finite after {iterations} iterations: lower the learning rate, or standardise the features"
+    )]
     Diverged {
         /// Iterations done before it was seen.
         iterations: u64,

@@ -5,12 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod encode;
 mod error;
+pub mod events;
+pub mod export;
+pub mod fit;
+pub mod jobs;
 pub mod kernel;
 pub mod metrics;
 pub mod optimise;
+pub mod predictor;
 pub mod runner;
 pub mod seed;
 pub mod shards;
+pub mod spec;
+pub mod worker;
 
 pub use error::{Error, Result};

@@ -1,0 +1,54 @@
+# The two commands of a fresh machine are `make quickstart` and `make test`; `make` alone lists all of them.
+
+SHELL := bash
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+# Tools that scripts/tools.sh built are looked for after everything else.
+export PATH := $(PATH):$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wattle/tools/bin
+
+step := @scripts/step.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint bench docs setup setup-build setup-test
+# The steps of a target print one after another, whatever -j says.
+.NOTPARALLEL:
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
+
+quickstart: setup-build ## Build the release binary and watch it train, store, deploy, call and meter
+	$(step) "build the release binary" cargo build --release --locked --package wattle
+	@"$(CARGO_TARGET_DIR)/release/wattle" quickstart
+
+test: setup-test lint ## Check everything: lint, drift of generated files, all tests
+	$(step) "build the tests" cargo nextest run --workspace --locked --no-run
+	$(step) "generated files" scripts/docs.sh --check
+	$(step) "doc tests" cargo test --quiet --doc --workspace --locked
+ifneq ($(wildcard tests/python/test_*.py),)
+	$(step) "python tests" scripts/test_python.sh
+endif
+	$(step) "tests" cargo nextest run --workspace --locked --no-fail-fast
+
+lint: setup-test ## Check format, edges between crates, dependencies, and clippy
+	$(step) "format" cargo fmt --all --check
+	$(step) "edges between crates" scripts/edges.py
+	$(step) "unused dependencies" cargo machete --skip-target-dir
+	$(step) "dependency policy" cargo deny --log-level error check bans licenses sources
+	$(step) "clippy" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+
+bench: setup-build ## Measure training against scikit-learn in one run
+	$(step) "bench" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_train.py'
+
+docs: setup-build ## Write the generated pages of docs/ again
+	$(step) "build" cargo build --locked --package wattle
+	$(step) "generated files" scripts/docs.sh
+
+setup: setup-build setup-test ## Install what the build and the tests need
+
+setup-build:
+	$(step) "setup" scripts/setup.sh
+	$(step) "onnxruntime" scripts/onnxruntime.sh
+
+setup-test: setup-build
+	$(step) "rustfmt and clippy" scripts/setup.sh test
+	$(step) "tools" scripts/tools.sh cargo-deny cargo-machete cargo-nextest

@@ -1,0 +1,37 @@
+use axum::{Json, extract::State, http::StatusCode};
+use wattle_core::Name;
+use wattle_deploy::DeploymentRequest;
+use wattle_serve::ReplicaStatus;
+use wattle_store::Deployment;
+
+use super::{
+    App,
+    extract::{self, FromPath},
+};
+use crate::Result;
+
+pub(super) async fn create(
+    State(app): State<App>,
+    extract::Json(request): extract::Json<DeploymentRequest>,
+) -> Result<(StatusCode, Json<Deployment>)> {
+    Ok((StatusCode::CREATED, Json(app.service.deploy(request).await?)))
+}
+
+pub(super) async fn list(State(app): State<App>) -> Result<Json<Vec<ReplicaStatus>>> {
+    Ok(Json(app.service.deployments().await?))
+}
+
+pub(super) async fn show(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<Json<ReplicaStatus>> {
+    // `find` has the words for a name that is not there.
+    let found = app.service.find(Some(&name))?;
+    let all = app.service.deployments().await?;
+    let status = all.into_iter().find(|status| status.deployment.name == found.name);
+    status
+        .map(Json)
+        .ok_or_else(|| crate::ApiError::new(crate::Code::NotFound, format!("there is no deployment {name}")))
+}
+
+pub(super) async fn remove(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<StatusCode> {
+    app.service.undeploy(name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

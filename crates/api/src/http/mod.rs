@@ -1,0 +1,161 @@
+//! REST: thin adapters over [`Service`], one file per noun.
+
+mod datasets;
+mod deployments;
+mod error;
+mod extract;
+mod jobs;
+mod models;
+mod oip;
+mod predict;
+mod server;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post, put},
+};
+use tokio::net::TcpListener;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+};
+
+use crate::{ApiError, Code, Service};
+
+/// What the server accepts at most.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// A request's body, uploads excepted.
+    pub max_body_bytes: usize,
+    /// An uploaded data set or model.
+    pub max_upload_bytes: u64,
+}
+
+/// What every handler sees.
+#[derive(Clone)]
+struct App {
+    service: Arc<dyn Service>,
+    limits: Limits,
+}
+
+/// All routes over this service.
+pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
+    let body_limit = DefaultBodyLimit::max(limits.max_body_bytes);
+    let app = App { service, limits };
+    let uploads = Router::new()
+        .route("/api/v1/datasets/{name}", put(datasets::add))
+        .route("/api/v1/models/{name}/versions", post(models::import))
+        .layer(DefaultBodyLimit::disable());
+    let rest = Router::new()
+        .route("/", get(server::welcome))
+        .route("/api/v1/server", get(server::info))
+        .route("/api/v1/usage", get(server::usage))
+        .route("/api/v1/gc", post(server::collect_garbage))
+        .route("/api/v1/datasets", get(datasets::list))
+        .route("/api/v1/datasets/{name}", get(datasets::show).delete(datasets::remove))
+        .route("/api/v1/training-jobs", get(jobs::list).post(jobs::create))
+        .route("/api/v1/training-jobs/{id}", get(jobs::show).delete(jobs::cancel))
+        .route("/api/v1/training-jobs/{id}/events", get(jobs::events))
+        .route("/api/v1/models", get(models::list))
+        .route("/api/v1/models/{name}", get(models::show).delete(models::remove))
+        .route("/api/v1/models/{name}/versions/{version}", get(models::version).delete(models::remove_version))
+        .route("/api/v1/models/{name}/versions/{version}/model.onnx", get(models::download))
+        .route("/api/v1/models/{name}/aliases", get(models::alias_history))
+        .route("/api/v1/models/{name}/aliases/{alias}", put(models::set_alias).delete(models::remove_alias))
+        .route("/api/v1/deployments", get(deployments::list).post(deployments::create))
+        .route("/api/v1/deployments/{name}", get(deployments::show))
+        .route("/api/v1/deployments/{name}", delete(deployments::remove))
+        .route("/predict", post(predict::default))
+        .route("/models/{deployment}/predict", post(predict::named))
+        .route("/v2", get(oip::server))
+        .route("/v2/health/live", get(oip::live))
+        .route("/v2/health/ready", get(oip::ready))
+        .route("/v2/models/{deployment}", get(oip::metadata))
+        .route("/v2/models/{deployment}/ready", get(oip::model_ready))
+        .route("/v2/models/{deployment}/infer", post(oip::infer))
+        .route("/v2/models/{deployment}/versions/{version}", get(oip::version_metadata))
+        .route("/v2/models/{deployment}/versions/{version}/ready", get(oip::version_ready))
+        .route("/v2/models/{deployment}/versions/{version}/infer", post(oip::version_infer))
+        .layer(body_limit);
+    let request_id = HeaderName::from_static("x-request-id");
+    Router::new()
+        .merge(uploads)
+        .merge(rest)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+        .layer(middleware::from_fn(refuse_other_sites))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            ApiError::new(Code::Internal, "internal error: the server's log has the details").into_response()
+        }))
+        .layer(PropagateRequestIdLayer::new(request_id.clone()))
+        .layer(SetRequestIdLayer::new(request_id, UuidRequestId))
+}
+
+/// Serves until `shutdown` completes; then refuses new connections, answers what has begun for at most `grace`, and
+/// returns.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    grace: Duration,
+) -> std::io::Result<()> {
+    let (closing, closed) = tokio::sync::oneshot::channel();
+    let signal = async move {
+        shutdown.await;
+        let _ = closing.send(());
+    };
+    let serving = axum::serve(listener, router).with_graceful_shutdown(signal);
+    let deadline = async move {
+        // A sender dropped without a word means that serving ended by itself.
+        if closed.await.is_ok() {
+            tokio::time::sleep(grace).await;
+            tracing::warn!(grace_seconds = grace.as_secs(), "some calls did not end within the grace period");
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        result = async { serving.await } => result,
+        () = deadline => Ok(()),
+    }
+}
+
+/// A page of another site, open in a browser on this machine, could otherwise send requests to a server on loopback.
+async fn refuse_other_sites(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+        let origin = origin.as_ref().and_then(Uri::authority).map(|authority| authority.as_str().to_owned());
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        if origin.as_deref() != host {
+            return ApiError::new(Code::Forbidden, "requests from pages of other sites are refused").into_response();
+        }
+    }
+    next.run(request).await
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(100).collect();
+    ApiError::new(Code::NotFound, format!("there is nothing at {path}: GET / lists the addresses"))
+}
+
+async fn method_not_allowed(State(_): State<App>) -> Response {
+    let body = axum::Json(serde_json::json!({ "error": "this address does not take this method" }));
+    (StatusCode::METHOD_NOT_ALLOWED, body).into_response()
+}
+
+#[derive(Clone, Copy)]
+struct UuidRequestId;
+
+impl MakeRequestId for UuidRequestId {
+    fn make_request_id<B>(&mut self, _: &axum::http::Request<B>) -> Option<RequestId> {
+        HeaderValue::from_str(&uuid::Uuid::now_v7().to_string()).ok().map(RequestId::new)
+    }
+}

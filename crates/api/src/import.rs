@@ -1,0 +1,95 @@
+//! Files from outside are looked at in a child process before they may become a version, so that a file that crashes
+//! or stalls its reader costs that child alone.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{io::AsyncWriteExt, process::Command};
+use wattle_core::Signature;
+use wattle_engine::onnx;
+
+use crate::{ApiError, Code, Result};
+
+/// A model that takes longer to load is refused.
+const TIME_LIMIT: Duration = Duration::from_secs(300);
+
+/// What the child is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inspection {
+    /// Check this ONNX file.
+    Onnx {
+        /// The file.
+        model: PathBuf,
+    },
+    /// Make this ONNX file out of a linear model's NumPy files, then check it.
+    Linear {
+        /// The coefficients.
+        coef: PathBuf,
+        /// The intercepts.
+        intercept: Option<PathBuf>,
+        /// Where the ONNX file goes.
+        model: PathBuf,
+    },
+}
+
+/// What the child answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// A usable model.
+    Usable(Signature),
+    /// Not usable, and why.
+    Refused(String),
+    /// This machine lacks something.
+    Unavailable(String),
+}
+
+/// The child's side.
+pub fn inspect(inspection: &Inspection) -> Finding {
+    let result = match inspection {
+        Inspection::Onnx { model } => onnx::inspect(model),
+        Inspection::Linear { coef, intercept, model } => {
+            onnx::linear::from_npy(coef, intercept.as_deref(), model).and_then(|()| onnx::inspect(model))
+        }
+    };
+    match result {
+        Ok(signature) => Finding::Usable(signature),
+        Err(error @ (wattle_engine::Error::RuntimeMissing { .. } | wattle_engine::Error::RuntimeBroken { .. })) => {
+            Finding::Unavailable(error.to_string())
+        }
+        Err(error) => Finding::Refused(error.to_string()),
+    }
+}
+
+/// The server's side: asks a child of `program`, `PROGRAM worker inspect`.
+pub(crate) async fn inspect_in_child(program: &Path, inspection: &Inspection) -> Result<Signature> {
+    let mut child = Command::new(program)
+        .args(["worker", "inspect"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let question = serde_json::to_vec(inspection).map_err(ApiError::internal)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A child that died before reading says so by its exit.
+        let _ = stdin.write_all(&question).await;
+    }
+    let output = tokio::time::timeout(TIME_LIMIT, child.wait_with_output())
+        .await
+        .map_err(|_| ApiError::invalid(format!("the model did not load within {} s", TIME_LIMIT.as_secs())))??;
+    match serde_json::from_slice(&output.stdout) {
+        Ok(Finding::Usable(signature)) => Ok(signature),
+        Ok(Finding::Refused(reason)) => Err(ApiError::invalid(reason)),
+        Ok(Finding::Unavailable(reason)) => Err(ApiError::new(Code::Unavailable, reason)),
+        Err(_) => Err(ApiError::invalid(format!(
+            "not a usable ONNX model: the process that loaded it ended with {}",
+            output.status
+        ))),
+    }
+}

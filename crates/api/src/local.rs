@@ -1,0 +1,325 @@
+//! The service over this machine's own store, jobs, replicas and meter.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use serde_json::json;
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Semaphore, watch},
+};
+use uuid::Uuid;
+use wattle_core::{ModelReference, ModelVersionId, Name};
+use wattle_deploy::{DeploymentRequest, Deployments};
+use wattle_engine::Tensor;
+use wattle_meter::{Meter, UsageLine, UsageQuery};
+use wattle_serve::{Prediction, ReplicaStatus, Server};
+use wattle_store::{
+    AliasChange, Collected, Dataset, Deployment, Job, Manifest, Model, ModelVersion, NewDataset, StagedFile, Store,
+    table,
+};
+use wattle_train::{jobs::Jobs, spec::TrainingSpec};
+
+use crate::{
+    ApiError, Code, Result, Service,
+    import::{Inspection, inspect_in_child},
+    service::{AddDataset, DeployedModel, ImportFiles, OnConflict, ServerInfo, Upload},
+};
+
+/// How many conversions of data sets and inspections of models run at once; the others wait.
+const CONCURRENT_IMPORTS: usize = 2;
+/// The most jobs that a listing shows.
+const JOBS_LISTED: u32 = 200;
+
+/// The parts that a [`Local`] joins.
+pub struct Parts {
+    /// Bytes and catalogue.
+    pub store: Store,
+    /// Energy and ledger.
+    pub meter: Meter,
+    /// Training jobs.
+    pub jobs: Jobs,
+    /// Replicas.
+    pub server: Server,
+    /// The binary that runs `worker inspect`.
+    pub program: PathBuf,
+}
+
+/// Wattle in one process.
+pub struct Local {
+    store: Store,
+    meter: Meter,
+    jobs: Jobs,
+    server: Server,
+    deployments: Deployments,
+    program: PathBuf,
+    imports: Semaphore,
+    closing: AtomicBool,
+}
+
+impl Local {
+    /// Joins the parts.
+    pub fn new(parts: Parts) -> Arc<Local> {
+        Arc::new(Local {
+            deployments: Deployments::new(parts.store.clone()),
+            store: parts.store,
+            meter: parts.meter,
+            jobs: parts.jobs,
+            server: parts.server,
+            program: parts.program,
+            imports: Semaphore::new(CONCURRENT_IMPORTS),
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    /// Refuses new work: readiness turns false, calls that have begun are answered.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.server.close();
+    }
+
+    /// Ends the jobs that run or wait, as interrupted; whoever watches one is told.
+    pub async fn interrupt_jobs(&self) {
+        self.jobs.shutdown().await;
+    }
+
+    /// Writes the ledger's last lines. After the last call.
+    pub async fn shutdown(&self) -> Result<()> {
+        Ok(self.meter.shutdown().await?)
+    }
+
+    async fn import_place(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        self.imports.acquire().await.map_err(ApiError::internal)
+    }
+
+    async fn reload(&self) -> Result<()> {
+        Ok(self.server.reload().await?)
+    }
+}
+
+#[async_trait]
+impl Service for Local {
+    fn info(&self) -> ServerInfo {
+        ServerInfo {
+            name: "wattle".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            sensor: self.meter.sensor_description(),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.closing.load(Ordering::Relaxed)
+    }
+
+    async fn stage(&self, mut upload: Upload, max_bytes: u64) -> Result<StagedFile> {
+        let staged = self.store.staging().file("")?;
+        let mut file = tokio::fs::File::from_std(staged.create()?);
+        let mut bytes: u64 = 0;
+        while let Some(piece) = upload.next().await {
+            let piece = piece?;
+            bytes += piece.len() as u64;
+            if bytes > max_bytes {
+                return Err(ApiError::new(
+                    Code::TooLarge,
+                    format!(
+                        "the upload is larger than {max_bytes} bytes: start the server with a higher --max-upload-bytes"
+                    ),
+                ));
+            }
+            file.write_all(&piece).await?;
+        }
+        file.flush().await?;
+        Ok(staged)
+    }
+
+    async fn add_dataset(&self, name: Name, file: StagedFile, options: AddDataset) -> Result<Dataset> {
+        let _place = self.import_place().await?;
+        let normal = self.store.staging().file(".parquet")?;
+        let overrides = options.overrides;
+        // The closure owns both files, so a caller that leaves does not take them away under it.
+        let (normal, normalised) = tokio::task::spawn_blocking(move || {
+            let result = table::normalise(file.path(), normal.path(), &overrides, &mut |_| {});
+            (normal, result)
+        })
+        .await
+        .map_err(ApiError::internal)?;
+        let normalised = normalised?;
+        let mut new = NewDataset {
+            name,
+            schema: normalised.schema,
+            rows: normalised.rows,
+            source: options.source,
+            replace: options.conflict == OnConflict::Replace,
+        };
+        match self.store.put_dataset(new.clone(), normal.path()).await {
+            Err(wattle_store::Error::Conflict(_)) if options.conflict == OnConflict::Rename => {
+                let (digest, _) = wattle_store::digest_file(normal.path()).await?;
+                new.name = renamed(&new.name, &digest.short())?;
+                Ok(self.store.put_dataset(new, normal.path()).await?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    async fn datasets(&self) -> Result<Vec<Dataset>> {
+        Ok(self.store.datasets().await?)
+    }
+
+    async fn dataset(&self, name: Name) -> Result<Dataset> {
+        Ok(self.store.dataset(&name).await?)
+    }
+
+    async fn remove_dataset(&self, name: Name) -> Result<()> {
+        Ok(self.store.remove_dataset(&name).await?)
+    }
+
+    async fn create_job(&self, spec: TrainingSpec) -> Result<Job> {
+        if !self.is_ready() {
+            return Err(ApiError::new(Code::Unavailable, "the server is shutting down: try again when it is back"));
+        }
+        Ok(self.jobs.submit(spec).await?)
+    }
+
+    async fn jobs(&self) -> Result<Vec<Job>> {
+        Ok(self.store.jobs(JOBS_LISTED).await?)
+    }
+
+    async fn job(&self, id: Uuid) -> Result<Job> {
+        Ok(self.jobs.job(id).await?)
+    }
+
+    async fn cancel_job(&self, id: Uuid) -> Result<Job> {
+        Ok(self.jobs.cancel(id).await?)
+    }
+
+    async fn watch_job(&self, id: Uuid) -> Result<watch::Receiver<Job>> {
+        Ok(self.jobs.watch(id).await?)
+    }
+
+    async fn import_model(&self, name: Name, files: ImportFiles) -> Result<ModelVersion> {
+        let _place = self.import_place().await?;
+        // The files of a linear model are kept until its ONNX file is made.
+        let (model, _files, inspection) = match files {
+            ImportFiles::Onnx(file) => {
+                let inspection = Inspection::Onnx { model: file.path().to_owned() };
+                (file, None, inspection)
+            }
+            ImportFiles::Linear { coef, intercept } => {
+                let model = self.store.staging().file(".onnx")?;
+                let inspection = Inspection::Linear {
+                    coef: coef.path().to_owned(),
+                    intercept: intercept.as_ref().map(|file| file.path().to_owned()),
+                    model: model.path().to_owned(),
+                };
+                (model, Some((coef, intercept)), inspection)
+            }
+        };
+        let signature = inspect_in_child(&self.program, &inspection).await?;
+        let manifest = |digest, bytes| Manifest {
+            format: "onnx".into(),
+            digest,
+            bytes,
+            signature,
+            algorithm: None,
+            parameters: json!({}),
+            data: None,
+            metrics: json!({}),
+            software: format!("wattle {}", env!("CARGO_PKG_VERSION")),
+            training: None,
+            parent: None,
+            created_at: chrono::Utc::now(),
+        };
+        Ok(self.store.commit_version(&name, model.path(), manifest).await?)
+    }
+
+    async fn models(&self) -> Result<Vec<Model>> {
+        Ok(self.store.models().await?)
+    }
+
+    async fn model(&self, name: Name) -> Result<Model> {
+        Ok(self.store.model(&name).await?)
+    }
+
+    async fn resolve(&self, reference: ModelReference) -> Result<ModelVersion> {
+        Ok(self.store.resolve(&reference).await?)
+    }
+
+    async fn model_file(&self, reference: ModelReference) -> Result<(ModelVersion, PathBuf)> {
+        let version = self.store.resolve(&reference).await?;
+        let path = self.store.blobs().local_path(version.manifest.digest).await?;
+        Ok((version, path))
+    }
+
+    async fn remove_model(&self, name: Name, version: Option<u32>) -> Result<()> {
+        match version {
+            Some(version) => self.store.remove_version(&ModelVersionId { model: name, version }).await?,
+            None => self.store.remove_model(&name).await?,
+        }
+        Ok(())
+    }
+
+    async fn set_alias(&self, model: Name, alias: Name, version: u32) -> Result<Model> {
+        self.store.set_alias(&model, &alias, version).await?;
+        self.model(model).await
+    }
+
+    async fn remove_alias(&self, model: Name, alias: Name) -> Result<()> {
+        Ok(self.store.remove_alias(&model, &alias).await?)
+    }
+
+    async fn alias_history(&self, model: Name) -> Result<Vec<AliasChange>> {
+        Ok(self.store.alias_history(&model).await?)
+    }
+
+    async fn deploy(&self, request: DeploymentRequest) -> Result<Deployment> {
+        let deployment = self.deployments.deploy(request).await?;
+        self.reload().await?;
+        Ok(deployment)
+    }
+
+    async fn undeploy(&self, name: Name) -> Result<()> {
+        self.deployments.undeploy(&name).await?;
+        self.reload().await
+    }
+
+    async fn deployments(&self) -> Result<Vec<ReplicaStatus>> {
+        Ok(self.server.status())
+    }
+
+    fn find(&self, deployment: Option<&Name>) -> Result<DeployedModel> {
+        let replica = self.server.find(deployment)?;
+        Ok(DeployedModel {
+            name: replica.deployment.name.clone(),
+            version: replica.deployment.version,
+            signature: replica.signature.clone(),
+            loaded: replica.is_loaded(),
+        })
+    }
+
+    async fn predict(&self, deployment: Name, inputs: Vec<Tensor>) -> Result<Prediction> {
+        let replica = self.server.find(Some(&deployment))?;
+        Ok(self.server.predict(replica, inputs).await?)
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>> {
+        Ok(self.meter.usage(query).await?)
+    }
+
+    async fn collect_garbage(&self) -> Result<Collected> {
+        Ok(self.store.gc().await?)
+    }
+}
+
+/// A name for other data than what has this one.
+fn renamed(name: &Name, suffix: &str) -> Result<Name> {
+    let kept = Name::MAX_LENGTH - suffix.len() - 1;
+    Ok(format!("{}-{suffix}", name.as_str().chars().take(kept).collect::<String>()).parse()?)
+}

@@ -1,0 +1,179 @@
+use std::{
+    borrow::Cow,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use ort::{
+    session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
+    value::{DynValue, TensorElementType, ValueType},
+};
+use wattle_core::{Datatype, Signature, TensorSpec};
+
+use super::runtime;
+use crate::{
+    Error, Result, Tensor,
+    tensor::{self, Data},
+};
+
+/// A loaded ONNX model.
+///
+/// It computes one call at a time on the caller's own thread, so that the thread's clock is the call's processor time;
+/// ONNX Runtime's session is not to be entered twice at once.
+pub struct OnnxModel {
+    session: Mutex<Session>,
+    signature: Signature,
+}
+
+impl OnnxModel {
+    /// Loads the model in this file.
+    ///
+    /// # Errors
+    /// [`Error::InvalidModel`] when ONNX Runtime refuses the file or a type of its inputs or outputs is not served;
+    /// [`Error::RuntimeMissing`] when there is no ONNX Runtime.
+    pub fn load(path: &Path) -> Result<OnnxModel> {
+        let environment = runtime::environment()?;
+        let invalid = |error: String| Error::InvalidModel(format!("not a usable ONNX model: {error}"));
+        let session = Session::builder(environment)
+            .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::Level3)?))
+            .and_then(|builder| Ok(builder.with_intra_threads(1)?))
+            .and_then(|builder| Ok(builder.with_inter_threads(1)?))
+            .and_then(|mut builder| builder.commit_from_file(path))
+            .map_err(|error| invalid(error.to_string()))?;
+        let specs = |outlets: &[ort::value::Outlet], role| {
+            outlets.iter().map(|outlet| spec(role, outlet.name(), outlet.dtype())).collect::<Result<Vec<TensorSpec>>>()
+        };
+        let signature =
+            Signature { inputs: specs(session.inputs(), "input")?, outputs: specs(session.outputs(), "output")? };
+        if signature.inputs.is_empty() || signature.outputs.is_empty() {
+            return Err(Error::InvalidModel("not a usable ONNX model: it has no inputs or no outputs".into()));
+        }
+        Ok(OnnxModel { session: Mutex::new(session), signature })
+    }
+
+    /// The graph's inputs and outputs.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Computes every output from all inputs, in the order of the signature's outputs.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for an input that is absent, twice, unknown, or does not fit; [`Error::Run`] when the
+    /// graph itself fails on these values.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        check_names(&self.signature, inputs)?;
+        let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
+        for tensor in inputs {
+            values.push((Cow::Borrowed(tensor.name.as_str()), to_value(tensor)?));
+        }
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let outputs = session.run(values).map_err(|error| Error::Run(error.to_string()))?;
+        let read = |spec: &TensorSpec| {
+            let value = outputs.get(&spec.name).ok_or_else(|| Error::Run(format!("no output {:?}", spec.name)))?;
+            from_value(spec, value)
+        };
+        self.signature.outputs.iter().map(read).collect()
+    }
+}
+
+fn check_names(signature: &Signature, inputs: &[Tensor]) -> Result<()> {
+    for (index, tensor) in inputs.iter().enumerate() {
+        let Some(spec) = signature.input(&tensor.name) else {
+            let nearest = signature.nearest_input(&tensor.name);
+            let names = signature.inputs.iter().map(|spec| spec.name.as_str()).take(20).collect::<Vec<_>>().join(", ");
+            return Err(Error::InvalidInput(match nearest {
+                Some(nearest) => format!("unknown input {:?}: did you mean {nearest:?}?", tensor.name),
+                None => format!("unknown input {:?}: the model takes {names}", tensor.name),
+            }));
+        };
+        if inputs[..index].iter().any(|earlier| earlier.name == tensor.name) {
+            return Err(Error::InvalidInput(format!("input {:?} was sent twice", tensor.name)));
+        }
+        tensor.check(spec)?;
+    }
+    match signature.inputs.iter().find(|spec| !inputs.iter().any(|tensor| tensor.name == spec.name)) {
+        Some(absent) => Err(Error::InvalidInput(format!("input {:?} is absent: send it too", absent.name))),
+        None => Ok(()),
+    }
+}
+
+fn spec(role: &str, name: &str, value: &ValueType) -> Result<TensorSpec> {
+    let ValueType::Tensor { ty, shape, .. } = value else {
+        return Err(Error::InvalidModel(format!(
+            "{role} {name:?} is not a tensor: export the model with tensors only (scikit-learn: zipmap=False)"
+        )));
+    };
+    let datatype = match ty {
+        TensorElementType::Bool => Datatype::Bool,
+        TensorElementType::Uint8 => Datatype::Uint8,
+        TensorElementType::Uint16 => Datatype::Uint16,
+        TensorElementType::Uint32 => Datatype::Uint32,
+        TensorElementType::Uint64 => Datatype::Uint64,
+        TensorElementType::Int8 => Datatype::Int8,
+        TensorElementType::Int16 => Datatype::Int16,
+        TensorElementType::Int32 => Datatype::Int32,
+        TensorElementType::Int64 => Datatype::Int64,
+        TensorElementType::Float32 => Datatype::Fp32,
+        TensorElementType::Float64 => Datatype::Fp64,
+        TensorElementType::String => Datatype::Bytes,
+        other => {
+            return Err(Error::InvalidModel(format!(
+                "{role} {name:?} has the type {other}, which is not served: export it as FP32"
+            )));
+        }
+    };
+    Ok(TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec(), missing: true })
+}
+
+fn to_value(tensor: &Tensor) -> Result<SessionInputValue<'_>> {
+    fn copy<T>(shape: &[usize], values: &[T]) -> ort::Result<SessionInputValue<'static>>
+    where
+        T: ort::value::PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
+    {
+        Ok(ort::value::Tensor::from_array((shape.to_vec(), values.to_vec()))?.into())
+    }
+    let shape = &tensor.shape;
+    let value = match &tensor.data {
+        Data::Bool(values) => copy(shape, values),
+        Data::Uint8(values) => copy(shape, values),
+        Data::Uint16(values) => copy(shape, values),
+        Data::Uint32(values) => copy(shape, values),
+        Data::Uint64(values) => copy(shape, values),
+        Data::Int8(values) => copy(shape, values),
+        Data::Int16(values) => copy(shape, values),
+        Data::Int32(values) => copy(shape, values),
+        Data::Int64(values) => copy(shape, values),
+        Data::Fp32(values) => copy(shape, values),
+        Data::Fp64(values) => copy(shape, values),
+        Data::Bytes(values) => {
+            ort::value::Tensor::from_string_array((shape.clone(), values.as_slice())).map(SessionInputValue::from)
+        }
+    };
+    value.map_err(|error| Error::InvalidInput(format!("input {:?} cannot be used: {error}", tensor.name)))
+}
+
+fn from_value(spec: &TensorSpec, value: &DynValue) -> Result<Tensor> {
+    macro_rules! numbers {
+        ($variant:ident) => {
+            value.try_extract_tensor().map(|(shape, values)| (shape.to_vec(), tensor::Data::$variant(values.to_vec())))
+        };
+    }
+    let (shape, data) = match spec.datatype {
+        Datatype::Bool => numbers!(Bool),
+        Datatype::Uint8 => numbers!(Uint8),
+        Datatype::Uint16 => numbers!(Uint16),
+        Datatype::Uint32 => numbers!(Uint32),
+        Datatype::Uint64 => numbers!(Uint64),
+        Datatype::Int8 => numbers!(Int8),
+        Datatype::Int16 => numbers!(Int16),
+        Datatype::Int32 => numbers!(Int32),
+        Datatype::Int64 => numbers!(Int64),
+        Datatype::Fp32 => numbers!(Fp32),
+        Datatype::Fp64 => numbers!(Fp64),
+        Datatype::Bytes => value.try_extract_strings().map(|(shape, values)| (shape.to_vec(), Data::Bytes(values))),
+    }
+    .map_err(|error| Error::Run(format!("output {:?} cannot be read: {error}", spec.name)))?;
+    let shape = shape.into_iter().map(|dimension| usize::try_from(dimension).unwrap_or(0)).collect();
+    Tensor::new(spec.name.clone(), shape, data)
+}

@@ -1,0 +1,214 @@
+//! The replicas of all deployments, and a prediction's way through them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+use wattle_core::{Activity, ModelVersionId, Name, Usage, nearest};
+use wattle_engine::Tensor;
+use wattle_meter::{Meter, thread_cpu_seconds};
+use wattle_store::{Deployment, Store};
+
+use crate::{Error, Result, admit::Admission, replica::Replica};
+
+/// The bounds of one server.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// How many requests compute at once; the machine's cores, usually.
+    pub max_computing: usize,
+    /// How many more may wait.
+    pub max_waiting: usize,
+}
+
+/// An answer and what it cost.
+#[derive(Debug, Clone)]
+pub struct Prediction {
+    /// The version that answered.
+    pub model: ModelVersionId,
+    /// Every output of the model.
+    pub outputs: Vec<Tensor>,
+    /// Processor time and energy.
+    pub usage: Usage,
+}
+
+/// A deployment and how it fares in this process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// The record.
+    #[serde(flatten)]
+    pub deployment: Deployment,
+    /// Whether its model is in memory; otherwise the first call loads it.
+    pub loaded: bool,
+    /// Calls answered since the server started.
+    pub requests: u64,
+    /// Calls that failed in the model.
+    pub failures: u64,
+    /// Calls being answered now.
+    pub in_flight: u64,
+    /// Mean time in the engine for a call; absent before the first.
+    pub mean_compute_ms: Option<f64>,
+    /// How long loading took; absent while not loaded.
+    pub load_ms: Option<f64>,
+}
+
+/// Serves every deployment of a store from this process.
+#[derive(Clone)]
+pub struct Server {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    meter: Meter,
+    admission: Admission,
+    replicas: RwLock<BTreeMap<Name, Arc<Replica>>>,
+    /// One reload at a time, so that an older view never overwrites a newer one.
+    reloading: tokio::sync::Mutex<()>,
+}
+
+impl Server {
+    /// A server of the store's deployments. Nothing is loaded before it is called.
+    pub async fn start(store: Store, meter: Meter, options: ServeOptions) -> Result<Server> {
+        let server = Server {
+            inner: Arc::new(Inner {
+                store,
+                meter,
+                admission: Admission::new(options.max_computing, options.max_waiting),
+                replicas: RwLock::default(),
+                reloading: tokio::sync::Mutex::default(),
+            }),
+        };
+        server.reload().await?;
+        Ok(server)
+    }
+
+    /// Takes over the deployments as the store has them now. A replica whose version did not change stays loaded; one
+    /// that is gone answers the calls that it has begun.
+    pub async fn reload(&self) -> Result<()> {
+        let internal = |error: wattle_store::Error| Error::Internal(error.to_string());
+        let _reloading = self.inner.reloading.lock().await;
+        let mut replicas = BTreeMap::new();
+        for deployment in self.inner.store.deployments().await.map_err(internal)? {
+            let replica = match self.replica(&deployment.name) {
+                Some(replica) if replica.deployment == deployment => replica,
+                _ => {
+                    let id = ModelVersionId { model: deployment.model.clone(), version: deployment.version };
+                    let manifest = self.inner.store.version(&id).await.map_err(internal)?.manifest;
+                    let path = self.inner.store.blobs().local_path(manifest.digest).await.map_err(internal)?;
+                    Arc::new(Replica::new(deployment.clone(), manifest.signature, path))
+                }
+            };
+            replicas.insert(deployment.name.clone(), replica);
+        }
+        *self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner) = replicas;
+        Ok(())
+    }
+
+    /// The deployment of this name, or, without a name, the default or only one.
+    pub fn find(&self, name: Option<&Name>) -> Result<Arc<Replica>> {
+        let replicas = self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = name {
+            return replicas.get(name).cloned().ok_or_else(|| {
+                Error::NotFound(match nearest(name.as_str(), replicas.keys().map(Name::as_str)) {
+                    Some(nearest) => format!("there is no deployment {name}: did you mean {nearest}?"),
+                    None => format!("there is no deployment {name}: `wattle ps` lists them"),
+                })
+            });
+        }
+        let mut all = replicas.values();
+        let chosen = match (all.next(), all.next()) {
+            (Some(only), None) => Some(only),
+            _ => replicas.values().find(|replica| replica.deployment.default),
+        };
+        chosen.cloned().ok_or_else(|| {
+            Error::NotFound(match replicas.len() {
+                0 => "nothing is deployed: `wattle deploy MODEL` deploys a model".into(),
+                count => format!(
+                    "{count} deployments and none is the default: call /models/NAME/predict, or mark one with `wattle deploy MODEL --default`"
+                ),
+            })
+        })
+    }
+
+    /// Every deployment and how it fares.
+    pub fn status(&self) -> Vec<ReplicaStatus> {
+        let replicas = self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        replicas.values().map(|replica| status(replica)).collect()
+    }
+
+    /// Computes the model's outputs for these inputs.
+    ///
+    /// The caller's leaving (this future's being dropped) gives its place back while it waits; what computes already
+    /// runs to its end and is accounted for.
+    pub async fn predict(&self, replica: Arc<Replica>, inputs: Vec<Tensor>) -> Result<Prediction> {
+        let place = self.inner.admission.enter()?;
+        for spec in &replica.signature.inputs {
+            if let Some(tensor) = inputs.iter().find(|tensor| tensor.name == spec.name) {
+                tensor.check(spec).map_err(|error| Error::Invalid(error.to_string()))?;
+            }
+        }
+        let model = replica.model().await?;
+        let turn = self.inner.admission.turn().await?;
+        let meter = self.inner.meter.clone();
+        let compute = move || {
+            let _held = (place, turn);
+            let counters = &replica.counters;
+            counters.in_flight.fetch_add(1, Relaxed);
+            let (started, cpu_before) = (Instant::now(), thread_cpu_seconds());
+            let result = model.run(&inputs);
+            let cpu_seconds = (thread_cpu_seconds() - cpu_before).max(0.0);
+            let elapsed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            counters.in_flight.fetch_sub(1, Relaxed);
+            counters.compute_micros.fetch_add(elapsed, Relaxed);
+            counters.requests.fetch_add(1, Relaxed);
+            if matches!(result, Err(wattle_engine::Error::Run(_))) {
+                counters.failures.fetch_add(1, Relaxed);
+            }
+            let usage = Usage {
+                activity: Activity::Predict,
+                deployment: Some(replica.deployment.name.clone()),
+                model: Some(replica.deployment.model.clone()),
+                version: Some(replica.deployment.version),
+                requests: u64::from(result.is_ok()),
+                rows: result.as_ref().map_or(0, |_| inputs.first().map_or(0, |tensor| tensor.rows() as u64)),
+                cpu_seconds,
+                energy: meter.dynamic_energy(cpu_seconds),
+            };
+            meter.record(usage.clone());
+            let outputs = result.map_err(|error| match error {
+                wattle_engine::Error::InvalidInput(text) => Error::Invalid(text),
+                other => Error::Run(other.to_string()),
+            })?;
+            let model = ModelVersionId { model: replica.deployment.model.clone(), version: replica.deployment.version };
+            Ok(Prediction { model, outputs, usage })
+        };
+        tokio::task::spawn_blocking(compute).await.map_err(|error| Error::Internal(error.to_string()))?
+    }
+
+    /// Refuses new calls from now on; those under way are answered.
+    pub fn close(&self) {
+        self.inner.admission.close();
+    }
+
+    fn replica(&self, name: &Name) -> Option<Arc<Replica>> {
+        self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+}
+
+fn status(replica: &Replica) -> ReplicaStatus {
+    let counters = &replica.counters;
+    let requests = counters.requests.load(Relaxed);
+    let ms = |micros: u64| micros as f64 / 1000.0;
+    ReplicaStatus {
+        deployment: replica.deployment.clone(),
+        loaded: replica.is_loaded(),
+        requests,
+        failures: counters.failures.load(Relaxed),
+        in_flight: counters.in_flight.load(Relaxed),
+        mean_compute_ms: (requests > 0).then(|| ms(counters.compute_micros.load(Relaxed)) / requests as f64),
+        load_ms: replica.is_loaded().then(|| ms(counters.load_micros.load(Relaxed))),
+    }
+}

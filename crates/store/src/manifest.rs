@@ -1,0 +1,58 @@
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+use wattle_core::{Digest, Energy, ModelVersionId, Name, Signature};
+
+/// All that is known of a version of a model; it never changes, and export writes it beside the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The format of the artefact: `onnx`.
+    pub format: String,
+    /// The digest of the artefact.
+    pub digest: Digest,
+    /// The size of the artefact, in bytes.
+    pub bytes: u64,
+    /// The named inputs and outputs.
+    pub signature: Signature,
+    /// How it was trained, for example `linear-regression`; absent when it was imported.
+    pub algorithm: Option<String>,
+    /// The parameters of the training, as they were resolved; empty when it was imported.
+    pub parameters: Value,
+    /// What it was trained on; absent when it was imported.
+    pub data: Option<DataReference>,
+    /// The metrics on the training and the held-out rows; empty when it was imported.
+    pub metrics: Value,
+    /// The software that made it, for example `wattle 0.1.0`.
+    pub software: String,
+    /// What its training cost; absent when it was imported.
+    pub training: Option<TrainingCost>,
+    /// The version that it was made from, if any.
+    pub parent: Option<ModelVersionId>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// The data that a version was trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataReference {
+    /// The data set's name at that time.
+    pub name: Name,
+    /// The digest of its normal form.
+    pub digest: Digest,
+    /// How many rows it has.
+    pub rows: u64,
+}
+
+/// What a training job cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingCost {
+    /// The job.
+    pub job: Uuid,
+    /// Time that passed, in seconds.
+    pub wall_seconds: f64,
+    /// Processor time, in seconds.
+    pub cpu_seconds: f64,
+    /// Energy.
+    pub energy: Energy,
+}

@@ -1,0 +1,216 @@
+//! Data sets, models, aliases and deployments, each through the store's public operations.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use chrono::SubsecRound;
+use serde_json::json;
+use support::{Fixture, dataset, deployment, manifest, message, name};
+use wattle_core::{ModelVersionId, Selector};
+use wattle_store::{Collected, Error, Store};
+
+#[tokio::test]
+async fn a_data_set_keeps_its_name_until_it_is_replaced() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let first = store.put_dataset(dataset("line", false), &fixture.file(b"one")).await.unwrap();
+    assert_eq!((first.rows, first.bytes, first.source.as_str()), (2, 3, "line.csv"));
+    assert_eq!(store.dataset(&name("line")).await.unwrap(), first);
+
+    let again = store.put_dataset(dataset("line", false), &fixture.file(b"one")).await.unwrap();
+    assert_eq!(again, first);
+
+    let other = store.put_dataset(dataset("line", false), &fixture.file(b"two")).await;
+    assert!(matches!(other, Err(Error::Conflict(_))), "{other:?}");
+    assert_eq!(store.blobs().list().await.unwrap().len(), 1, "what is refused must not be written first");
+
+    let other = store.put_dataset(dataset("line", true), &fixture.file(b"two")).await.unwrap();
+    assert_ne!(other.digest, first.digest);
+    assert_eq!(store.datasets().await.unwrap(), [other]);
+    assert_eq!(store.gc().await.unwrap(), Collected { blobs: 1, bytes: 3 });
+
+    assert_eq!(message(store.dataset(&name("lien")).await), r#"no data set is named "lien": did you mean "line"?"#);
+    store.remove_dataset(&name("line")).await.unwrap();
+    assert!(matches!(store.remove_dataset(&name("line")).await, Err(Error::NotFound(_))));
+    assert_eq!(message(store.dataset(&name("line")).await), r#"no data set is named "line": there is none yet"#);
+    assert_eq!(store.gc().await.unwrap().blobs, 1);
+}
+
+#[tokio::test]
+async fn two_names_may_share_one_blob() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let path = fixture.file(b"same");
+    store.put_dataset(dataset("a", false), &path).await.unwrap();
+    store.put_dataset(dataset("b", false), &path).await.unwrap();
+    assert_eq!(store.blobs().list().await.unwrap().len(), 1);
+    store.remove_dataset(&name("a")).await.unwrap();
+    assert_eq!(store.gc().await.unwrap(), Collected { blobs: 0, bytes: 0 });
+    assert_eq!(store.check().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn versions_are_numbered_per_model_and_numbers_are_never_used_again() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let id = |model: &str, version| ModelVersionId { model: name(model), version };
+    let first = fixture.version("line", b"1").await;
+    assert_eq!(first.id(), id("line", 1));
+    assert_eq!(fixture.version("line", b"2").await.version, 2);
+    assert_eq!(fixture.version("curve", b"3").await.version, 1);
+    assert_eq!(store.version(&id("line", 1)).await.unwrap(), first);
+
+    store.remove_version(&id("line", 2)).await.unwrap();
+    assert_eq!(fixture.version("line", b"4").await.version, 3);
+    let model = store.model(&name("line")).await.unwrap();
+    assert_eq!((model.latest, model.versions), (3, vec![1, 3]));
+    assert_eq!(message(store.version(&id("line", 2)).await), "model line has no version 2: its latest is line:3");
+
+    store.remove_model(&name("line")).await.unwrap();
+    assert!(matches!(store.model(&name("line")).await, Err(Error::NotFound(_))));
+    assert_eq!(fixture.version("line", b"5").await.version, 4);
+
+    store.remove_version(&id("curve", 1)).await.unwrap();
+    let names: Vec<_> = store.models().await.unwrap().into_iter().map(|model| model.name).collect();
+    assert_eq!(names, [name("line")], "a model without versions is gone");
+    assert_eq!(message(store.model(&name("lime")).await), r#"no model is named "lime": did you mean "line"?"#);
+    assert_eq!(store.gc().await.unwrap().blobs, 4);
+    assert_eq!(store.check().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn references_resolve_to_versions() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    fixture.version("line", b"1").await;
+    fixture.version("line", b"2").await;
+    store.set_alias(&name("line"), &name("champion"), 1).await.unwrap();
+    for (text, version) in [("line", 2), ("line:1", 1), ("line@champion", 1)] {
+        assert_eq!(store.resolve(&text.parse().unwrap()).await.unwrap().version, version, "{text}");
+    }
+    for (text, expected) in [
+        ("lin", r#"no model is named "lin": did you mean "line"?"#),
+        ("lin:1", r#"no model is named "lin": did you mean "line"?"#),
+        ("lin@champion", r#"no model is named "lin": did you mean "line"?"#),
+        ("line:3", "model line has no version 3: its latest is line:2"),
+        ("line@champ", r#"no alias of model line is named "champ": did you mean "champion"?"#),
+        ("line@x", r#"no alias of model line is named "x": `wattle models show line` shows what there is"#),
+    ] {
+        let result = store.resolve(&text.parse().unwrap()).await;
+        assert!(matches!(result, Err(Error::NotFound(_))), "{text}");
+        assert_eq!(message(result), expected);
+    }
+}
+
+#[tokio::test]
+async fn aliases_move_and_their_moves_are_remembered() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let (line, champion) = (name("line"), name("champion"));
+    fixture.version("line", b"1").await;
+    fixture.version("line", b"2").await;
+    assert_eq!(store.alias_history(&line).await.unwrap(), []);
+    store.set_alias(&line, &champion, 1).await.unwrap();
+    store.set_alias(&line, &champion, 2).await.unwrap();
+    store.set_alias(&line, &champion, 2).await.unwrap();
+    assert!(matches!(store.set_alias(&line, &champion, 3).await, Err(Error::NotFound(_))));
+    assert_eq!(store.model(&line).await.unwrap().aliases.into_iter().collect::<Vec<_>>(), [(champion.clone(), 2)]);
+    store.remove_alias(&line, &champion).await.unwrap();
+    assert!(matches!(store.remove_alias(&line, &champion).await, Err(Error::NotFound(_))));
+    store.set_alias(&line, &champion, 1).await.unwrap();
+    store.remove_version(&ModelVersionId { model: line.clone(), version: 1 }).await.unwrap();
+    assert!(store.model(&line).await.unwrap().aliases.is_empty());
+
+    let moves = |history: Vec<wattle_store::AliasChange>| -> Vec<_> {
+        history.into_iter().map(|change| (change.from, change.to)).collect()
+    };
+    let expected = [(None, Some(1)), (Some(1), Some(2)), (Some(2), None), (None, Some(1)), (Some(1), None)];
+    assert_eq!(moves(store.alias_history(&line).await.unwrap()), expected);
+    store.remove_model(&line).await.unwrap();
+    assert_eq!(moves(store.alias_history(&line).await.unwrap()), expected);
+    assert!(matches!(store.alias_history(&name("curve")).await, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn deployments_hold_their_versions_and_one_at_most_is_the_default() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    fixture.version("line", b"1").await;
+    fixture.version("line", b"2").await;
+    let a = store.put_deployment(deployment("a", "line@champion", 1)).await.unwrap();
+    assert_eq!((a.default, a.reference.selector.clone()), (false, Selector::Alias(name("champion"))));
+    assert_eq!(store.deployment(&name("a")).await.unwrap(), a);
+
+    let again = store.put_deployment(deployment("a", "line:1", 1)).await.unwrap();
+    assert_eq!((again.created_at, again.reference.selector), (a.created_at, Selector::Version(1)));
+    let taken = store.put_deployment(deployment("a", "line", 2)).await;
+    assert!(matches!(taken, Err(Error::Conflict(_))), "{taken:?}");
+    let missing = store.put_deployment(deployment("b", "line:3", 3)).await;
+    assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
+
+    let defaults = async || -> Vec<String> {
+        let all = store.deployments().await.unwrap().into_iter();
+        all.filter(|deployment| deployment.default).map(|deployment| deployment.name.to_string()).collect()
+    };
+    for text in ["a", "b", "b"] {
+        let mut new = deployment(text, "line:1", 1);
+        new.default = true;
+        assert!(store.put_deployment(new).await.unwrap().default);
+        assert_eq!(defaults().await, [text]);
+    }
+    let mut new = deployment("b", "line:2", 2);
+    new.replace = true;
+    let replaced = store.put_deployment(new).await.unwrap();
+    assert_eq!((replaced.version, replaced.default), (2, true), "replacing keeps the default mark");
+
+    let id = ModelVersionId { model: name("line"), version: 1 };
+    assert_eq!(message(store.remove_version(&id).await), "line:1 is deployed as a: run `wattle undeploy a` first");
+    assert!(matches!(store.remove_model(&name("line")).await, Err(Error::Conflict(_))));
+    assert_eq!(store.model(&name("line")).await.unwrap().versions, [1, 2], "a refused removal removes nothing");
+    store.remove_deployment(&name("a")).await.unwrap();
+    assert!(matches!(store.remove_deployment(&name("a")).await, Err(Error::NotFound(_))));
+    store.remove_version(&id).await.unwrap();
+    store.remove_deployment(&name("b")).await.unwrap();
+    store.remove_model(&name("line")).await.unwrap();
+    assert_eq!(store.gc().await.unwrap().blobs, 2);
+}
+
+#[tokio::test]
+async fn all_is_there_again_after_a_restart() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let version = fixture.version("line", b"1").await;
+    let dataset = store.put_dataset(dataset("line", false), &fixture.file(b"table")).await.unwrap();
+    store.set_alias(&name("line"), &name("champion"), 1).await.unwrap();
+    let deployment = store.put_deployment(deployment("line", "line", 1)).await.unwrap();
+    store.close().await;
+    let Fixture { store, folder } = fixture;
+    drop(store);
+
+    let store = Store::open(&folder.path().join("data")).await.unwrap();
+    assert_eq!(store.resolve(&"line@champion".parse().unwrap()).await.unwrap(), version);
+    assert_eq!(store.dataset(&name("line")).await.unwrap(), dataset);
+    assert_eq!(store.deployments().await.unwrap(), [deployment]);
+    assert_eq!(dataset.created_at, dataset.created_at.trunc_subsecs(6));
+    assert_eq!(store.check().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_manifest_that_would_not_read_back_is_refused_whole() {
+    let fixture = Fixture::new().await;
+    let path = fixture.file(b"1");
+    let bad = fixture
+        .store
+        .commit_version(&name("line"), &path, |digest, bytes| {
+            let mut deep = json!(1);
+            for _ in 0..200 {
+                deep = json!([deep]);
+            }
+            wattle_store::Manifest { metrics: deep, ..manifest(digest, bytes) }
+        })
+        .await;
+    assert!(matches!(bad, Err(Error::Invalid(_))), "{bad:?}");
+    assert!(fixture.store.models().await.unwrap().is_empty());
+    assert_eq!(fixture.version("line", b"1").await.version, 1);
+}

@@ -1,0 +1,146 @@
+//! The command line's side of the API.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio_util::io::ReaderStream;
+
+use crate::output::progress_is_watched;
+
+/// A server, by its address.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+}
+
+/// An answer that says no.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str) -> Result<Client> {
+        if !url.starts_with("http://") {
+            bail!("cannot talk to {url}: the address must begin with http:// (set --url or WATTLE_URL)");
+        }
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("wattle/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(5))
+            // What is meant for a server on this machine does not go through a proxy.
+            .no_proxy()
+            .build()?;
+        Ok(Client { http, url: url.trim_end_matches('/').to_owned() })
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.answer(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.answer(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.answer(self.request(Method::PUT, path).json(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
+        self.send(self.request(Method::DELETE, path)).await.map(drop)
+    }
+
+    pub(crate) async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.answer(self.request(Method::DELETE, path)).await
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    /// Sends a request and reads its answer.
+    pub(crate) async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let response = self.send(request).await?;
+        response.json().await.context("the server's answer cannot be read")
+    }
+
+    /// Sends a request; an answer that is not a success becomes the error that it tells.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        let response = request.send().await.map_err(|error| {
+            if error.is_connect() {
+                anyhow!(
+                    "no server answers at {}: start one with `wattle serve`, or say where it is with --url or WATTLE_URL",
+                    self.url
+                )
+            } else {
+                anyhow!(error).context(format!("the call to {} failed", self.url))
+            }
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.unwrap_or_default();
+        let told = serde_json::from_str::<Value>(&text).ok();
+        let told = told.as_ref().and_then(|body| body.get("error")).and_then(Value::as_str);
+        let message = told.map_or_else(|| format!("the server answered {status}"), str::to_owned);
+        Err(Refusal { status, message }.into())
+    }
+
+    /// The events named `job` of a stream of server-sent events, each handed to `seen` as JSON, until the stream ends.
+    pub(crate) async fn events<T: DeserializeOwned>(&self, path: &str, mut seen: impl FnMut(T)) -> Result<()> {
+        let response = self.send(self.request(Method::GET, path)).await?;
+        let mut pieces = response.bytes_stream();
+        let mut buffer = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            buffer.extend_from_slice(&piece.context("the connection to the server was lost; the job goes on")?);
+            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                if let Some(data) = line.strip_prefix(b"data:") {
+                    seen(serde_json::from_slice(data).context("an event of the server cannot be read")?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file as a request's body, with a bar while a person watches.
+pub(crate) async fn file_body(path: &Path) -> Result<Body> {
+    if path == Path::new("-") {
+        return Ok(Body::wrap_stream(ReaderStream::with_capacity(tokio::io::stdin(), 1 << 18)));
+    }
+    let file = tokio::fs::File::open(path).await.with_context(|| format!("cannot open {}", path.display()))?;
+    let metadata = file.metadata().await?;
+    if metadata.is_dir() {
+        bail!("{} is a folder: name a file", path.display());
+    }
+    let bar = if progress_is_watched() { ProgressBar::new(metadata.len()) } else { ProgressBar::hidden() };
+    bar.set_style(ProgressStyle::with_template(
+        "sending  {bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
+    )?);
+    let reader = ReaderStream::with_capacity(bar.wrap_async_read(file), 1 << 18);
+    Ok(Body::wrap_stream(reader))
+}
+
+/// Keeps a text from leaving its part of an address.
+pub(crate) fn path_part(text: &str) -> String {
+    let mut part = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'@' => part.push(char::from(byte)),
+            other => part.push_str(&format!("%{other:02X}")),
+        }
+    }
+    part
+}

@@ -1,0 +1,61 @@
+//! One file per command.
+
+mod data;
+mod deploy;
+mod docs;
+mod jobs;
+mod models;
+mod predict;
+mod quickstart;
+mod serve;
+mod train;
+mod usage;
+mod worker;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::{
+    client::Client,
+    flags::{Command, Flags, OutputFormat},
+};
+
+/// What every command that talks to a server needs.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) output: OutputFormat,
+}
+
+/// Does what the command line says.
+pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
+    match flags.command {
+        Command::Worker(command) => return worker::run(&command),
+        Command::Serve(serve) => return multi_threaded()?.block_on(serve::run(serve)),
+        Command::Docs => return docs::run(),
+        _ => {}
+    }
+    let context = Context { client: Client::new(&flags.url)?, output: flags.output };
+    let command = async {
+        match flags.command {
+            Command::Quickstart(flags) => quickstart::run(&context, &flags).await,
+            Command::Data(command) => data::run(&context, command).await,
+            Command::Train(flags) => return train::run(&context, *flags).await,
+            Command::Jobs(command) => return jobs::run(&context, command).await,
+            Command::Models(command) => models::run(&context, command).await,
+            Command::Deploy(flags) => deploy::deploy(&context, flags).await,
+            Command::Ps => deploy::list(&context).await,
+            Command::Undeploy { name } => deploy::undeploy(&context, &name).await,
+            Command::Predict(flags) => predict::run(&context, flags).await,
+            Command::Usage(flags) => usage::run(&context, flags).await,
+            Command::Gc => usage::collect_garbage(&context).await,
+            Command::Worker(_) | Command::Serve(_) | Command::Docs => Ok(()),
+        }
+        .map(|()| ExitCode::SUCCESS)
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+fn multi_threaded() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}

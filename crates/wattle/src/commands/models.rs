@@ -1,0 +1,267 @@
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use reqwest::{Method, header, multipart};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use wattle_core::{Energy, ModelReference, Name, Selector, TensorSpec};
+use wattle_store::{AliasChange, Model, ModelVersion};
+
+use super::Context;
+use crate::{
+    client::file_body,
+    flags::{ModelsCommand, OutputFormat},
+    output::{bytes, note, pairs, print, print_line, quantity, significant, table},
+};
+
+pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()> {
+    match command {
+        ModelsCommand::List => {
+            let models: Vec<Model> = context.client.get("/api/v1/models").await?;
+            print(context.output, &models, |models| {
+                if models.is_empty() {
+                    return "no models: `wattle train` or `wattle models import` makes one".into();
+                }
+                let row = |model: &Model| {
+                    let aliases: Vec<String> =
+                        model.aliases.iter().map(|(alias, version)| format!("@{alias}={version}")).collect();
+                    vec![
+                        model.name.to_string(),
+                        model.latest.to_string(),
+                        model.versions.len().to_string(),
+                        aliases.join(" "),
+                        model.created_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+                    ]
+                };
+                table(&["name", "#latest", "#versions", "aliases", "created (UTC)"], models.iter().map(row))
+            })?;
+        }
+        ModelsCommand::Show { model } => {
+            let version = resolve(context, &model).await?;
+            print(context.output, &version, show_version)?;
+        }
+        ModelsCommand::Import { name, file, coef, intercept } => {
+            let version = import(context, &name, file.as_deref(), coef.as_deref(), intercept.as_deref()).await?;
+            print(context.output, &version, show_version)?;
+        }
+        ModelsCommand::Export { model, dir } => export(context, &model, &dir).await?,
+        ModelsCommand::Alias { model, alias, remove } => self::alias(context, &model, alias, remove).await?,
+        ModelsCommand::Rm { model } => {
+            let path = match &model.selector {
+                Selector::Latest => format!("/api/v1/models/{}", model.model),
+                Selector::Version(version) => format!("/api/v1/models/{}/versions/{version}", model.model),
+                Selector::Alias(alias) => bail!(
+                    "name the version to remove by its number; `wattle models alias {} {alias} --remove` removes the alias",
+                    model.model
+                ),
+            };
+            context.client.delete(&path).await?;
+            note(&format!("{model} removed; `wattle gc` frees its space"));
+        }
+    }
+    Ok(())
+}
+
+async fn resolve(context: &Context, model: &ModelReference) -> Result<ModelVersion> {
+    context.client.get(&version_path(model)).await
+}
+
+fn version_path(model: &ModelReference) -> String {
+    let version = match &model.selector {
+        Selector::Latest => "latest".to_owned(),
+        Selector::Version(version) => version.to_string(),
+        Selector::Alias(alias) => format!("@{alias}"),
+    };
+    format!("/api/v1/models/{}/versions/{version}", model.model)
+}
+
+async fn import(
+    context: &Context,
+    name: &Name,
+    file: Option<&Path>,
+    coef: Option<&Path>,
+    intercept: Option<&Path>,
+) -> Result<ModelVersion> {
+    let request = context.client.request(Method::POST, &format!("/api/v1/models/{name}/versions"));
+    let request = match (file, coef) {
+        (Some(file), _) => {
+            request.header(header::CONTENT_TYPE, "application/octet-stream").body(file_body(file).await?)
+        }
+        (None, Some(coef)) => {
+            let mut form = multipart::Form::new();
+            for (part, path) in [("coef", Some(coef)), ("intercept", intercept)] {
+                if let Some(path) = path {
+                    form = form.part(part, multipart::Part::stream(file_body(path).await?).file_name(part));
+                }
+            }
+            request.multipart(form)
+        }
+        (None, None) => bail!("name an ONNX file, or --coef and --intercept"),
+    };
+    context.client.answer(request).await
+}
+
+/// Writes the two files beside their places and moves them there, so that a folder never holds half a model.
+async fn export(context: &Context, model: &ModelReference, dir: &Path) -> Result<()> {
+    let version = resolve(context, model).await?;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+    let exact = format!("/api/v1/models/{}/versions/{}/model.onnx", version.model, version.version);
+    let mut response = context.client.send(context.client.request(Method::GET, &exact)).await?;
+    let part = tempfile::NamedTempFile::new_in(dir).with_context(|| format!("cannot write into {}", dir.display()))?;
+    let mut file = tokio::fs::File::from_std(part.reopen()?);
+    let mut written = 0;
+    while let Some(piece) = response.chunk().await.context("the connection to the server was lost")? {
+        written += piece.len() as u64;
+        file.write_all(&piece).await?;
+    }
+    file.flush().await?;
+    if written != version.manifest.bytes {
+        bail!("the server sent {written} bytes of {}: try again", version.manifest.bytes);
+    }
+    let manifest = dir.join("manifest.json");
+    let text = serde_json::to_string_pretty(&version)? + "\n";
+    std::fs::write(&manifest, text).with_context(|| format!("cannot write {}", manifest.display()))?;
+    let target = dir.join("model.onnx");
+    part.persist(&target)
+        .map_err(|error| anyhow!(error.error))
+        .with_context(|| format!("cannot write {}", target.display()))?;
+    readable(&target)?;
+    match context.output {
+        OutputFormat::Json => print_line(&json!({ "model": target, "manifest": manifest }).to_string())?,
+        OutputFormat::Table => note(&format!("wrote {} and {}", target.display(), manifest.display())),
+    }
+    Ok(())
+}
+
+/// Temporary files are private; what was exported is meant to be read.
+fn readable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))?)
+}
+
+async fn alias(context: &Context, model: &ModelReference, alias: Option<Name>, remove: bool) -> Result<()> {
+    let Some(alias) = alias else {
+        let history: Vec<AliasChange> = context.client.get(&format!("/api/v1/models/{}/aliases", model.model)).await?;
+        print(context.output, &history, |history| {
+            if history.is_empty() {
+                return format!("no aliases: `wattle models alias {}:VERSION ALIAS` sets one", model.model);
+            }
+            let side = |version: Option<u32>| version.map_or_else(|| "-".into(), |version| version.to_string());
+            let row = |change: &AliasChange| {
+                let at = change.at.format("%Y-%m-%d %H:%M:%S").to_string();
+                vec![at, format!("@{}", change.alias), side(change.from), side(change.to)]
+            };
+            table(&["at (UTC)", "alias", "#from", "#to"], history.iter().map(row))
+        })?;
+        return Ok(());
+    };
+    let path = format!("/api/v1/models/{}/aliases/{alias}", model.model);
+    if remove {
+        context.client.delete(&path).await?;
+        note(&format!("alias {}@{alias} removed", model.model));
+        return Ok(());
+    }
+    let version = resolve(context, model).await?.version;
+    let changed: Model = context.client.put(&path, &json!({ "version": version })).await?;
+    print(context.output, &changed, |_| format!("{}@{alias} is version {version}", model.model))?;
+    Ok(())
+}
+
+/// A version, for people.
+pub(crate) fn show_version(version: &ModelVersion) -> String {
+    let manifest = &version.manifest;
+    let mut rows = vec![
+        ("model", format!("{}:{}", version.model, version.version)),
+        ("algorithm", manifest.algorithm.clone().unwrap_or_else(|| "imported".into())),
+        ("inputs", tensors(&manifest.signature.inputs)),
+        ("outputs", tensors(&manifest.signature.outputs)),
+        ("size", bytes(manifest.bytes)),
+        ("digest", manifest.digest.to_string()),
+        ("created", manifest.created_at.format("%Y-%m-%d %H:%M:%S UTC").to_string()),
+    ];
+    if let Some(data) = &manifest.data {
+        rows.push(("data", format!("{} ({} rows, {})", data.name, data.rows, data.digest.short())));
+    }
+    if let Some(parent) = &manifest.parent {
+        rows.push(("parent", parent.to_string()));
+    }
+    if let Some(training) = &manifest.training {
+        let times = format!(
+            "{} ({} of processor time)",
+            quantity(training.wall_seconds, "s"),
+            quantity(training.cpu_seconds, "s")
+        );
+        rows.push(("training", times));
+        rows.push(("energy", energy_text(&training.energy)));
+    }
+    rows.extend(coefficients(&manifest.metrics).map(|text| ("model", text)));
+    let metrics = metric_rows(&manifest.metrics);
+    let text = pairs(&rows);
+    if metrics.is_empty() {
+        return text;
+    }
+    format!("{text}\n{}", table(&["metric", "#training rows", "#held-out rows"], metrics))
+}
+
+/// An energy with its range and label, for people.
+pub(crate) fn energy_text(energy: &Energy) -> String {
+    let range = if energy.joules_low < energy.joules_high {
+        format!(" ({} to {})", quantity(energy.joules_low, "J"), quantity(energy.joules_high, "J"))
+    } else {
+        String::new()
+    };
+    format!("{}{range}, {}: {}", quantity(energy.joules, "J"), energy.label, energy.source)
+}
+
+/// `y = 1.00 + 2.00 x`, for models of at most four features and one output.
+pub(crate) fn coefficients(metrics: &Value) -> Option<String> {
+    let coefficients = metrics.get("coefficients")?.as_object()?;
+    let intercept = metrics.get("intercept")?.as_f64()?;
+    if coefficients.is_empty() || coefficients.len() > 4 {
+        return None;
+    }
+    let mut text = significant(intercept);
+    for (name, coefficient) in coefficients {
+        let coefficient = coefficient.as_f64()?;
+        let sign = if coefficient < 0.0 { '-' } else { '+' };
+        text.push_str(&format!(" {sign} {} {name}", significant(coefficient.abs())));
+    }
+    Some(text)
+}
+
+fn tensors(specs: &[TensorSpec]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = specs
+        .iter()
+        .take(SHOWN)
+        .map(|spec| {
+            let shape: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
+            format!("{} {}[{}]", spec.name, spec.datatype, shape.join(","))
+        })
+        .collect();
+    let rest = specs.len().saturating_sub(SHOWN);
+    if rest > 0 { format!("{} and {rest} more", shown.join(", ")) } else { shown.join(", ") }
+}
+
+/// The single figures among the metrics, on the training and on the held-out rows.
+fn metric_rows(metrics: &Value) -> Vec<Vec<String>> {
+    let side = |key: &str| metrics.get(key).and_then(Value::as_object);
+    let Some(train) = side("train") else { return Vec::new() };
+    let held_out = side("held_out");
+    let figure = |value: Option<&Value>| match value.and_then(Value::as_f64) {
+        Some(value) => significant_or_count(value),
+        None => "-".into(),
+    };
+    train
+        .iter()
+        .filter(|(_, value)| value.is_number())
+        .map(|(name, value)| {
+            let other = held_out.and_then(|metrics| metrics.get(name));
+            vec![name.replace('_', " "), figure(Some(value)), figure(other)]
+        })
+        .collect()
+}
+
+fn significant_or_count(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value}") } else { format!("{value:.4}") }
+}

@@ -1,0 +1,123 @@
+use std::{env, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+use wattle_api::{
+    Local, Service,
+    http::{self, Limits},
+    local::Parts,
+};
+use wattle_meter::{Meter, SensorConfig};
+use wattle_serve::{ServeOptions, Server};
+use wattle_store::Store;
+use wattle_train::jobs::{Jobs, JobsOptions};
+
+use crate::{
+    flags::{LogFormat, ServeFlags},
+    output::print_line,
+};
+
+/// Everything that was decided about a server.
+struct Config {
+    listen: SocketAddr,
+    data_dir: PathBuf,
+    program: PathBuf,
+    serving: ServeOptions,
+    max_training: usize,
+    limits: Limits,
+    sensor: SensorConfig,
+    grace: Duration,
+}
+
+/// Training jobs that may wait.
+const MAX_WAITING_JOBS: usize = 100;
+
+pub(crate) async fn run(flags: ServeFlags) -> Result<ExitCode> {
+    start_log(flags.log_format)?;
+    let config = resolve(flags)?;
+    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        format!("cannot listen on {}: choose another address with --listen, or stop what has it", config.listen)
+    })?;
+    let address = listener.local_addr()?;
+    let store = Store::open(&config.data_dir).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let meter = Meter::start(&config.data_dir.join("ledger.sqlite"), config.sensor).await?;
+    let jobs_options = JobsOptions {
+        program: config.program.clone(),
+        max_running: config.max_training.max(1),
+        max_waiting: MAX_WAITING_JOBS,
+    };
+    let jobs = Jobs::start(store.clone(), meter.clone(), jobs_options).await?;
+    let server = Server::start(store.clone(), meter.clone(), config.serving).await?;
+    let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program: config.program });
+    let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits);
+
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "anyone who reaches this address can use and change this server: there are no keys");
+    }
+    print_line(&format!(
+        "wattle {} listens on http://{address} and keeps its data in {}",
+        env!("CARGO_PKG_VERSION"),
+        config.data_dir.display()
+    ))?;
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let closing = Arc::clone(&service);
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("shutting down: calls under way are answered first");
+        closing.close();
+        closing.interrupt_jobs().await;
+    };
+    http::serve(listener, router, shutdown, config.grace).await?;
+    service.shutdown().await?;
+    store.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn resolve(flags: ServeFlags) -> Result<Config> {
+    let data_dir = match flags.data_dir {
+        Some(folder) => folder,
+        None => default_data_dir()?,
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    Ok(Config {
+        listen: flags.listen,
+        data_dir,
+        program: env::current_exe().context("cannot tell where this program is")?,
+        serving: ServeOptions {
+            max_computing: flags.max_computing.unwrap_or(cores).max(1),
+            max_waiting: flags.max_waiting,
+        },
+        max_training: flags.max_training,
+        limits: Limits { max_body_bytes: flags.max_body_bytes, max_upload_bytes: flags.max_upload_bytes },
+        sensor: SensorConfig { idle_watts: flags.idle_watts, full_watts: flags.full_watts, ..SensorConfig::default() },
+        grace: Duration::from_secs(flags.grace_seconds),
+    })
+}
+
+fn default_data_dir() -> Result<PathBuf> {
+    let base = env::var_os("XDG_DATA_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let base = base.or_else(|| env::home_dir().map(|home| home.join(".local/share")));
+    Ok(base.context("there is no home folder: say where data goes with --data-dir")?.join("wattle"))
+}
+
+fn start_log(format: LogFormat) -> Result<()> {
+    let filter = EnvFilter::builder()
+        .with_env_var("WATTLE_LOG")
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
+        .from_env()
+        .context("WATTLE_LOG is not a filter, as in info or wattle_serve=debug")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! The processes that the server starts.
+
+use std::{
+    io::{self, BufReader, Read, Write},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use wattle_api::import::{Inspection, inspect};
+use wattle_train::worker::run_worker;
+
+use crate::flags::WorkerCommand;
+
+pub(crate) fn run(command: &WorkerCommand) -> Result<ExitCode> {
+    match command {
+        WorkerCommand::Train => Ok(run_worker(BufReader::new(io::stdin()), io::stdout())),
+        WorkerCommand::Inspect => {
+            let mut question = String::new();
+            io::stdin().read_to_string(&mut question)?;
+            let inspection: Inspection =
+                serde_json::from_str(&question).context("no inspection on the standard input")?;
+            serde_json::to_writer(io::stdout().lock(), &inspect(&inspection))?;
+            io::stdout().flush()?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

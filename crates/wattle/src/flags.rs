@@ -1,0 +1,401 @@
+//! The command line as it is written; the commands resolve it.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use wattle_core::{ModelReference, Name};
+
+/// Train a model, store it, deploy it, call it, and know what each call cost in compute, energy and carbon.
+#[derive(Debug, Parser)]
+#[command(name = "wattle", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    after_help = "Start a server with `wattle serve`; every other command talks to it.\nSee it all work in ten seconds: `wattle quickstart`."
+)]
+pub(crate) struct Flags {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// The server to talk to.
+    #[arg(long, global = true, env = "WATTLE_URL", default_value = "http://127.0.0.1:8080")]
+    pub(crate) url: String,
+
+    /// How to print answers and errors.
+    #[arg(short, long, global = true, value_enum, default_value_t = OutputFormat::Table)]
+    pub(crate) output: OutputFormat,
+}
+
+/// The form of what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server.
+    Serve(ServeFlags),
+    /// Show the whole path, from a table to a priced call, with a throw-away server.
+    Quickstart(QuickstartFlags),
+    /// Add, list and remove data sets.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Train a model on a table.
+    Train(Box<TrainFlags>),
+    /// List, follow and cancel training jobs.
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// List, show, import, export, name and remove models.
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Give a version of a model an address.
+    Deploy(DeployFlags),
+    /// List deployments.
+    Ps,
+    /// Remove a deployment.
+    Undeploy {
+        /// The deployment.
+        name: Name,
+    },
+    /// Call a deployment.
+    Predict(PredictFlags),
+    /// Sum what was used: requests, processor time, energy.
+    Usage(UsageFlags),
+    /// Remove stored bytes that nothing refers to.
+    Gc,
+    /// Processes that the server starts.
+    #[command(subcommand, hide = true)]
+    Worker(WorkerCommand),
+    /// Write the reference of this command line.
+    #[command(hide = true)]
+    Docs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  wattle serve\n  wattle serve --listen 127.0.0.1:9000 --data-dir ./data")]
+pub(crate) struct ServeFlags {
+    /// The address to listen on; port 0 takes a free one.
+    #[arg(long, env = "WATTLE_LISTEN", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+
+    /// Where models, data sets and the ledger are kept [default: ~/.local/share/wattle].
+    #[arg(long, env = "WATTLE_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Calls that compute at once [default: the machine's cores].
+    #[arg(long)]
+    pub(crate) max_computing: Option<usize>,
+
+    /// Calls that may wait beyond those; more are refused with 503.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) max_waiting: usize,
+
+    /// Training jobs that run at once.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) max_training: usize,
+
+    /// The largest body of a call, in bytes.
+    #[arg(long, default_value_t = 64 << 20)]
+    pub(crate) max_body_bytes: usize,
+
+    /// The largest data set or model that may be sent, in bytes.
+    #[arg(long, default_value_t = 64 << 30)]
+    pub(crate) max_upload_bytes: u64,
+
+    /// Seconds that calls under way are given to end on SIGTERM.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) grace_seconds: u64,
+
+    /// The machine's power when idle, in watts, off a wall meter; together with --full-watts it takes the place of the
+    /// power model where there is no RAPL.
+    #[arg(long, requires = "full_watts")]
+    pub(crate) idle_watts: Option<f64>,
+
+    /// The machine's power under full load, in watts.
+    #[arg(long, requires = "idle_watts")]
+    pub(crate) full_watts: Option<f64>,
+
+    /// How to write the log, which goes to the standard error; WATTLE_LOG sets its filter (default: info).
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuickstartFlags {
+    /// Leave the server running, and print what to try next.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Add a CSV (with a header) or Parquet file.
+    #[command(
+        after_help = "Examples:\n  wattle data add penguins examples/penguins.csv\n  wattle data add shops shops.csv --column zip=category --missing -999"
+    )]
+    Add {
+        /// The data set's name.
+        name: Name,
+        /// The file; `-` reads the standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        reading: ReadingFlags,
+        /// Take the place of other data of this name.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// List data sets.
+    List,
+    /// Show a data set's columns.
+    Show {
+        /// The data set.
+        name: Name,
+    },
+    /// Remove a data set; models that were trained on it stay.
+    Rm {
+        /// The data set.
+        name: Name,
+    },
+}
+
+/// How a file is read otherwise than inferred.
+#[derive(Debug, Args)]
+pub(crate) struct ReadingFlags {
+    /// Read a column as numbers or as categories, whatever its values look like.
+    #[arg(long = "column", value_name = "NAME=number|category")]
+    pub(crate) columns: Vec<String>,
+    /// A further text that means that a value is missing.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) missing: Vec<String>,
+    /// The character between fields of a CSV file [default: found in the header].
+    #[arg(long, value_name = "CHARACTER")]
+    pub(crate) delimiter: Option<char>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  wattle train --algorithm linear-regression --data examples/line.csv --target y\n  wattle train --algorithm logistic-regression --data cancer --target diagnosis --name cancer --l2 0.01\n  wattle train examples/jobs/penguins.toml"
+)]
+pub(crate) struct TrainFlags {
+    /// A TOML file with the same keys as the flags; flags given as well win.
+    pub(crate) job: Option<PathBuf>,
+    /// What to train.
+    #[arg(long, value_parser = ["linear-regression", "logistic-regression"])]
+    pub(crate) algorithm: Option<String>,
+    /// A data set's name, or a file, which is added on the way.
+    #[arg(long)]
+    pub(crate) data: Option<String>,
+    /// The column to predict.
+    #[arg(long)]
+    pub(crate) target: Option<String>,
+    /// The columns to predict it from [default: all others].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) features: Option<Vec<String>>,
+    /// The model's name [default: made of the data set and the algorithm].
+    #[arg(long)]
+    pub(crate) name: Option<Name>,
+    /// How to minimise the loss [default: lbfgs].
+    #[arg(long, value_parser = ["lbfgs", "gd", "sgd"])]
+    pub(crate) optimizer: Option<String>,
+    /// The length of a step (gd, sgd).
+    #[arg(long)]
+    pub(crate) learning_rate: Option<f64>,
+    /// Steps at most (lbfgs, gd).
+    #[arg(long)]
+    pub(crate) iterations: Option<u64>,
+    /// Passes over the rows (sgd).
+    #[arg(long)]
+    pub(crate) epochs: Option<u64>,
+    /// Rows of a step (sgd).
+    #[arg(long)]
+    pub(crate) batch_size: Option<u64>,
+    /// The part of a step that the next one keeps (sgd).
+    #[arg(long)]
+    pub(crate) momentum: Option<f64>,
+    /// How the learning rate falls (sgd).
+    #[arg(long, value_parser = ["constant", "inverse-scaling", "cosine", "step"])]
+    pub(crate) schedule: Option<String>,
+    /// The weight of the sum of the coefficients' absolute values.
+    #[arg(long)]
+    pub(crate) l1: Option<f64>,
+    /// The weight of half the sum of the coefficients' squares.
+    #[arg(long)]
+    pub(crate) l2: Option<f64>,
+    /// Scale numbers to mean 0 and standard deviation 1 first [default: true].
+    #[arg(long)]
+    pub(crate) standardize: Option<bool>,
+    /// How much a row of each class counts.
+    #[arg(long, value_name = "balanced|CLASS=WEIGHT,…")]
+    pub(crate) class_weights: Option<String>,
+    /// The part of the rows that is held out for metrics and early stopping [default: 0.2].
+    #[arg(long)]
+    pub(crate) validation: Option<f64>,
+    /// Stop after so many iterations or epochs without a smaller loss on the held-out rows.
+    #[arg(long)]
+    pub(crate) early_stopping: Option<u64>,
+    /// Stop when the loss or its gradient changes less than this.
+    #[arg(long)]
+    pub(crate) tolerance: Option<f64>,
+    /// Decides which rows are held out and in which order the others come [default: 0].
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Give the model an intercept [default: true].
+    #[arg(long)]
+    pub(crate) intercept: Option<bool>,
+    /// Threads at most [default: all].
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Memory for the rows, as in 2GiB [default: half of what is free].
+    #[arg(long)]
+    pub(crate) memory: Option<String>,
+    /// The model version that this one comes after, for the record.
+    #[arg(long)]
+    pub(crate) parent: Option<ModelReference>,
+    /// Return at once; `wattle jobs follow ID` shows the progress later.
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// List the latest jobs.
+    List,
+    /// Show a job.
+    Show {
+        /// The job.
+        id: String,
+    },
+    /// Watch a job until it ends.
+    Follow {
+        /// The job.
+        id: String,
+    },
+    /// Stop a job.
+    Cancel {
+        /// The job.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// List models.
+    List,
+    /// Show a model and one of its versions.
+    #[command(
+        after_help = "Examples:\n  wattle models show line\n  wattle models show line:2\n  wattle models show line@champion"
+    )]
+    Show {
+        /// MODEL, MODEL:VERSION or MODEL@ALIAS.
+        model: ModelReference,
+    },
+    /// Make a file from elsewhere the next version of a model.
+    #[command(
+        after_help = "Examples:\n  wattle models import --name resnet resnet18.onnx\n  wattle models import --name line --coef examples/model.npy --intercept examples/intercept.npy"
+    )]
+    Import {
+        /// The model's name.
+        #[arg(long)]
+        name: Name,
+        /// An ONNX file.
+        #[arg(required_unless_present = "coef", conflicts_with_all = ["coef", "intercept"])]
+        file: Option<PathBuf>,
+        /// A linear model's coefficients, as a NumPy file.
+        #[arg(long)]
+        coef: Option<PathBuf>,
+        /// A linear model's intercepts, as a NumPy file [default: zero].
+        #[arg(long, requires = "coef")]
+        intercept: Option<PathBuf>,
+    },
+    /// Write `model.onnx` and `manifest.json` into a folder.
+    Export {
+        /// MODEL, MODEL:VERSION or MODEL@ALIAS.
+        model: ModelReference,
+        /// The folder; it is made if it does not exist.
+        dir: PathBuf,
+    },
+    /// Let an alias name a version, or show where aliases pointed.
+    #[command(
+        after_help = "Examples:\n  wattle models alias line:2 champion\n  wattle models alias line champion --remove\n  wattle models alias line"
+    )]
+    Alias {
+        /// MODEL:VERSION to name, or MODEL.
+        model: ModelReference,
+        /// The alias; without one, the history is shown.
+        alias: Option<Name>,
+        /// Remove the alias.
+        #[arg(long, requires = "alias")]
+        remove: bool,
+    },
+    /// Remove a model, or one version of it.
+    Rm {
+        /// MODEL or MODEL:VERSION.
+        model: ModelReference,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  wattle deploy line\n  wattle deploy line:2 --name forecast --default\n  wattle deploy line@champion"
+)]
+pub(crate) struct DeployFlags {
+    /// MODEL, MODEL:VERSION or MODEL@ALIAS.
+    pub(crate) model: ModelReference,
+    /// The deployment's name [default: the model's].
+    #[arg(long)]
+    pub(crate) name: Option<Name>,
+    /// Let `POST /predict`, which names no deployment, go here.
+    #[arg(long)]
+    pub(crate) default: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  wattle predict line --json '{\"x\": [1.0]}'\n  wattle predict penguins --csv examples/penguins.csv > predictions.csv"
+)]
+pub(crate) struct PredictFlags {
+    /// The deployment.
+    pub(crate) name: Name,
+    #[command(flatten)]
+    pub(crate) input: PredictInput,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct PredictInput {
+    /// A JSON file, `-` for the standard input, or the JSON itself.
+    #[arg(long, value_name = "FILE|JSON")]
+    pub(crate) json: Option<String>,
+    /// A CSV file with a header, `-` for the standard input; columns that the model does not take are left out.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  wattle usage\n  wattle usage --by deployment\n  wattle usage --by day --since 2026-01-01T00:00:00Z -o json"
+)]
+pub(crate) struct UsageFlags {
+    /// What to sum by [default: everything together].
+    #[arg(long, value_parser = ["deployment", "model", "day"])]
+    pub(crate) by: Option<String>,
+    /// Only what was used since then (RFC 3339).
+    #[arg(long)]
+    pub(crate) since: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkerCommand {
+    /// Train; the request comes in on the standard input, events go out on the standard output.
+    Train,
+    /// Check a model from outside.
+    Inspect,
+}
