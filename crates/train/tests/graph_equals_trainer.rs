@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 
-use arrow_array::{Array, StringArray};
+use arrow_array::StringArray;
 use common::{table, trained};
 use proptest::{collection::vec, option, prelude::*};
 use serde_json::json;
@@ -60,7 +60,8 @@ fn case() -> impl Strategy<Value = Case> {
     (10..60_usize, 0..4_usize, 0..3_usize).prop_flat_map(move |(rows, numbers, categories)| {
         // A table needs a column to predict from.
         let numbers = if numbers + categories == 0 { 1 } else { numbers };
-        let gaps = prop_oneof![Just(0.0), Just(0.2)];
+        // Columns without any gap forbid them in the signature; proptest wants a share above 0.
+        let gaps = prop_oneof![Just(1e-6), Just(0.2)];
         let gappy = move |share: f64| option::weighted(1.0 - share, number());
         (
             vec(gaps.clone().prop_flat_map(move |share| vec(gappy(share), rows)), numbers),
@@ -251,10 +252,6 @@ proptest! {
                 }
             }
         }
-        prop_assert!(columns.iter().all(|column| match column {
-            Values::Numbers(values) => !values.is_empty(),
-            Values::Categories(values) => !values.is_empty(),
-        }));
         prop_assert_eq!(exported.signature.outputs.last().unwrap().datatype, Datatype::Fp64);
     }
 }

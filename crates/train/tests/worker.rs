@@ -44,9 +44,13 @@ fn start(folder: &Path, job: &Value) -> Child {
     child
 }
 
-/// The events, without the lines of the test harness.
-fn events(child: &mut Child) -> impl Iterator<Item = Event> {
-    BufReader::new(child.stdout.take().unwrap()).lines().filter_map(|line| serde_json::from_str(&line.unwrap()).ok())
+/// The events, without what the test harness says before and between them.
+fn events(child: &mut Child) -> impl Iterator<Item = Event> + use<> {
+    let event = |line: io::Result<String>| {
+        let line = line.unwrap();
+        serde_json::from_str(&line[line.find('{')?..]).ok()
+    };
+    BufReader::new(child.stdout.take().unwrap()).lines().filter_map(event)
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub const MAX_FIELD_BYTES: usize = 1 << 20;
 /// The longest name of a column, in bytes.
 pub const MAX_NAME_BYTES: usize = 1024;
 
-/// How far the different categories of a column are counted.
+/// How far the different categories of a column are counted; less far where hundreds of columns have so many.
 pub const MAX_DISTINCT: usize = 10_000;
 
 /// What a person says about a file instead of leaving it to be inferred.

@@ -9,6 +9,9 @@ use crate::runner::MapReduce;
 use crate::shards::{Shards, Slice};
 use crate::{Error, Result};
 
+/// A loss this many times the first one is on its way to infinity.
+const DIVERGED: f64 = 1e10;
+
 /// One fit under way.
 pub(super) struct Run<'a> {
     pub(super) problem: &'a Problem,
@@ -21,6 +24,7 @@ pub(super) struct Run<'a> {
     partial: Vec<f64>,
     rows_read: u64,
     started: Instant,
+    first_loss: Option<f64>,
     best: Option<Best>,
 }
 
@@ -60,14 +64,12 @@ impl<'a> Run<'a> {
             partial: vec![0.0; Kernel::Gradient(problem.loss).partial(problem.features)],
             rows_read: 0,
             started: Instant::now(),
+            first_loss: None,
             best: None,
         }
     }
 
     /// The smooth part of the objective (mean loss and l2 penalty) over all training rows, and its gradient.
-    ///
-    /// # Errors
-    /// [`Error::Diverged`] where the loss is not finite, if `finite` is asked for.
     pub(super) fn evaluate(&mut self, parameters: &[f64], gradient: &mut [f64]) -> Result<f64> {
         let kernel = Kernel::Gradient(self.problem.loss);
         self.runner.map_reduce(kernel, self.train, &self.all, parameters, &mut self.partial)?;
@@ -81,7 +83,8 @@ impl<'a> Run<'a> {
         let kernel = Kernel::Gradient(self.problem.loss);
         self.runner.map_reduce(kernel, self.train, slices, parameters, &mut self.partial)?;
         self.rows_read += slices.iter().map(|slice| slice.rows as u64).sum::<u64>();
-        self.mean_gradient(parameters, gradient);
+        let mean = self.mean_gradient(parameters, gradient);
+        self.first_loss.get_or_insert(mean);
         Ok((self.partial[0], self.partial[1]))
     }
 
@@ -96,13 +99,15 @@ impl<'a> Run<'a> {
     /// Tells the observer, and says whether the validation rows have gained nothing for too long.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] where the observer breaks, [`Error::Diverged`] where a loss is not finite.
+    /// [`Error::Cancelled`] where the observer breaks, [`Error::Diverged`] where a loss is not finite, or about to be.
     pub(super) fn report(&mut self, iteration: &Iteration<'_>) -> Result<bool> {
         let validation_loss = match self.validation {
             Some(validation) => Some(self.loss(validation, iteration.parameters)?),
             None => None,
         };
-        if !(iteration.loss.is_finite() && validation_loss.is_none_or(f64::is_finite)) {
+        let first_loss = *self.first_loss.get_or_insert(iteration.loss);
+        let grown = first_loss > 0.0 && iteration.loss > 1.0 + DIVERGED * first_loss;
+        if grown || !(iteration.loss.is_finite() && validation_loss.is_none_or(f64::is_finite)) {
             return Err(Error::Diverged { iterations: iteration.iteration });
         }
         let progress = Progress {
