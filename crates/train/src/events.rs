@@ -36,7 +36,7 @@ pub enum Event {
 pub struct Progress {
     /// What it does now.
     pub stage: Stage,
-    /// Iterations or epochs done; rows while reading.
+    /// Iterations or epochs done; rows while reading, each as often as it is read.
     pub iteration: u64,
     /// Iterations or epochs at most; rows while reading.
     pub of: u64,

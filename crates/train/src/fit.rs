@@ -30,6 +30,9 @@ use crate::{
 /// The name of the model's file in the job's folder.
 pub const MODEL_FILE: &str = "model.onnx";
 
+/// The most parameters that are written out beside the model's file, where people read them.
+const MAX_REPORTED_PARAMETERS: usize = 10_000;
+
 /// What a training job made, beside the model's file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Artefact {
@@ -37,8 +40,8 @@ pub struct Artefact {
     pub algorithm: Algorithm,
     /// What the model takes and gives.
     pub signature: Signature,
-    /// What is known of it: `train` and `held_out` metrics, `coefficients` and `intercept` in original units, `iterations`,
-    /// `loss`, `stopped`, `rows`, `held_out_rows`, `skipped_rows`, `dropped_features`, and for classifiers `classes`.
+    /// What is known of it: `train` and `held_out` metrics, `coefficients` and `intercept` in original units
+    /// (null beyond 10,000), `iterations`, `loss`, `objective`, `stopped`, `rows`, `held_out_rows`, `skipped_rows`, `dropped_features`, and for classifiers `classes`.
     pub metrics: Value,
 }
 
@@ -97,7 +100,10 @@ pub fn train(
     broken_off(observe(tell(1)))?;
     let on_held_out = held_out.as_ref().map(|shards| evaluate(&predictor, shards, &fitted.parameters)).transpose()?;
 
-    let (coefficients, intercept) = predictor.in_original_units();
+    let (coefficients, intercept) = match fitted.parameters.len() {
+        ..=MAX_REPORTED_PARAMETERS => predictor.in_original_units(),
+        _ => (Value::Null, Value::Null),
+    };
     let mut metrics = json!({
         "train": on_train,
         "held_out": on_held_out,

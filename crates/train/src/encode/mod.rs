@@ -19,8 +19,9 @@ pub use target::{Classes, Target};
 
 use crate::{
     Error, Result,
+    export::{PROBABILITIES, Y_PRED},
     shards::{Shards, ShardsBuilder, ShardsOptions},
-    spec::{Features, ResolvedSpec},
+    spec::{Algorithm, Features, ResolvedSpec},
 };
 
 /// The most categories of a feature, and the most classes of a target.
@@ -29,7 +30,10 @@ pub const MAX_CATEGORIES: usize = 1_000;
 /// The most columns of the encoded matrix.
 pub const MAX_ENCODED_FEATURES: usize = 20_000;
 
-/// Rows that are encoded at once; small enough that they stay in the cache on their way into a shard.
+/// The most parameters of a model. An optimiser keeps tens of numbers for each.
+pub const MAX_PARAMETERS: usize = 1_000_000;
+
+/// Numbers that are encoded at once; small enough that they stay in the cache on their way into a shard.
 const CHUNK_CELLS: usize = 1 << 15;
 
 /// A data set, ready for the optimiser.
@@ -69,6 +73,12 @@ pub fn encode(
     let used: Vec<&str> = encoder.features.iter().map(Feature::name).collect();
 
     let width = encoder.width();
+    let parameters = survey.target.loss().parameters(width);
+    if parameters > MAX_PARAMETERS {
+        return Err(Error::Invalid(format!(
+            "the model would have {parameters} parameters, and {MAX_PARAMETERS} is the most: leave columns out with \"features\", or choose a target with fewer classes"
+        )));
+    }
     let options = |memory_bytes, seed| ShardsOptions {
         features: width,
         shard_rows: ShardsOptions::shard_rows(width),
@@ -178,7 +188,7 @@ fn feature_names<'a>(schema: &'a Schema, spec: &'a ResolvedSpec) -> Result<Vec<&
     };
     for name in &names {
         column_kind(schema, name)?;
-        check_name(name)?;
+        check_name(name, spec.algorithm)?;
     }
     if names.is_empty() {
         return Err(Error::Invalid(format!(
@@ -203,9 +213,12 @@ fn column_kind(schema: &Schema, name: &str) -> Result<ColumnKind> {
 }
 
 /// A feature's name becomes the name of an input of the graph.
-fn check_name(name: &str) -> Result<()> {
-    const OUTPUTS: [&str; 2] = [crate::export::Y_PRED, crate::export::PROBABILITIES];
-    if OUTPUTS.contains(&name) {
+fn check_name(name: &str, algorithm: Algorithm) -> Result<()> {
+    let taken = match algorithm {
+        Algorithm::LinearRegression => name == Y_PRED,
+        Algorithm::LogisticRegression => name == Y_PRED || name == PROBABILITIES,
+    };
+    if taken {
         return Err(Error::Invalid(format!(
             "the column {name:?} has the name of a model's output: rename it in the file, or leave it out with \"features\""
         )));

@@ -156,14 +156,9 @@ pub(super) fn survey(table: &Table, spec: &ResolvedSpec, pass: &mut Pass<'_>) ->
             Target::Number
         }
         (true, ColumnKind::Number) => {
-            let numbers =
-                seen.classes.keys().map(|key| if let Key::Number(bits) = key { from_order(*bits) } else { 0.0 });
-            Target::Classes(Classes::Numbers(numbers.collect()))
+            Target::Classes(Classes::Numbers(seen.numbers.keys().map(|order| from_order(*order)).collect()))
         }
-        (true, ColumnKind::Category) => {
-            let text = |key: &Key| if let Key::Text(text) = key { text.clone() } else { String::new() };
-            Target::Classes(Classes::Texts(seen.classes.keys().map(text).collect()))
-        }
+        (true, ColumnKind::Category) => Target::Classes(Classes::Texts(seen.texts.keys().cloned().collect())),
     };
     let mut kept = Vec::new();
     let mut class_weights = None;
@@ -175,13 +170,16 @@ pub(super) fn survey(table: &Table, spec: &ResolvedSpec, pass: &mut Pass<'_>) ->
                 classes.names().first().map_or("", String::as_str)
             )));
         }
-        for counts in seen.classes.values_mut().filter(|counts| counts.train == 0) {
-            counts.train = std::mem::take(&mut counts.held_out);
-            seen.train_rows += counts.train;
-            seen.held_out_rows -= counts.train;
+        // One of the maps is empty: a column has one kind.
+        let mut rows = Vec::with_capacity(classes.len());
+        for counts in seen.numbers.values().chain(seen.texts.values()) {
+            let whole = counts.train == 0;
+            let moved = if whole { counts.held_out } else { 0 };
+            seen.train_rows += moved;
+            seen.held_out_rows -= moved;
+            kept.push(whole);
+            rows.push(counts.train + moved);
         }
-        kept = seen.classes.values().map(|counts| counts.held_out == 0).collect();
-        let rows: Vec<u64> = seen.classes.values().map(|counts| counts.train).collect();
         class_weights = spec.class_weights.as_ref().map(|weights| weigh(weights, classes, &rows)).transpose()?;
     }
     Ok(Survey {
@@ -196,17 +194,16 @@ pub(super) fn survey(table: &Table, spec: &ResolvedSpec, pass: &mut Pass<'_>) ->
     })
 }
 
-/// A class that can be sorted.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Number(i64),
-    Text(String),
-}
-
 #[derive(Debug, Default)]
 struct Counts {
     train: u64,
     held_out: u64,
+}
+
+impl Counts {
+    fn add(&mut self, held_out: bool) {
+        *(if held_out { &mut self.held_out } else { &mut self.train }) += 1;
+    }
 }
 
 #[derive(Debug)]
@@ -218,7 +215,10 @@ struct Seen {
     hashes: (u64, u64),
     /// The least and the greatest number.
     range: (f64, f64),
-    classes: BTreeMap<Key, Counts>,
+    /// The classes of a column of numbers, in an order that integers have.
+    numbers: BTreeMap<i64, Counts>,
+    /// The classes of a column of categories.
+    texts: BTreeMap<String, Counts>,
 }
 
 impl Seen {
@@ -234,38 +234,51 @@ fn look(table: &Table, column: &str, split: Split, classes: bool, pass: &mut Pas
         skipped_rows: 0,
         hashes: (u64::MAX, 0),
         range: (f64::INFINITY, f64::NEG_INFINITY),
-        classes: BTreeMap::new(),
+        numbers: BTreeMap::new(),
+        texts: BTreeMap::new(),
     };
     let mut row = 0;
     for batch in table.read(&[column])? {
         let batch = batch?;
         let values = batch.first().ok_or_else(|| Error::Internal("a batch without its target".into()))?;
         for index in 0..values.len() {
-            let hash = split.hash(row);
             let held_out = split.holds_out(row);
+            let hash = split.hash(row);
             row += 1;
-            let key = match values {
+            let present = match values {
+                Values::Numbers(values) => !values[index].is_nan(),
+                Values::Categories(values) => !values.is_null(index),
+            };
+            if !present {
+                seen.skipped_rows += 1;
+                continue;
+            }
+            seen.hashes = (seen.hashes.0.min(hash), seen.hashes.1.max(hash));
+            *(if held_out { &mut seen.held_out_rows } else { &mut seen.train_rows }) += 1;
+            let counts = match values {
                 Values::Numbers(values) => {
                     let value = normal(values[index]);
                     seen.range = (seen.range.0.min(value), seen.range.1.max(value));
-                    (!value.is_nan()).then(|| Key::Number(to_order(value)))
+                    if !classes {
+                        continue;
+                    }
+                    seen.numbers.entry(to_order(value)).or_default()
                 }
                 Values::Categories(values) => {
-                    (!values.is_null(index)).then(|| Key::Text(values.value(index).to_owned()))
+                    let text = values.value(index);
+                    match seen.texts.get_mut(text) {
+                        Some(counts) => {
+                            counts.add(held_out);
+                            continue;
+                        }
+                        // Only the first row of a category takes memory.
+                        None => seen.texts.entry(text.to_owned()).or_default(),
+                    }
                 }
             };
-            let Some(key) = key else {
-                seen.skipped_rows += 1;
-                continue;
-            };
-            seen.hashes = (seen.hashes.0.min(hash), seen.hashes.1.max(hash));
-            *(if held_out { &mut seen.held_out_rows } else { &mut seen.train_rows }) += 1;
-            if classes {
-                let counts = seen.classes.entry(key).or_default();
-                *(if held_out { &mut counts.held_out } else { &mut counts.train }) += 1;
-                if seen.classes.len() > MAX_CATEGORIES {
-                    return Err(too_many_classes(column, values));
-                }
+            counts.add(held_out);
+            if seen.numbers.len().max(seen.texts.len()) > MAX_CATEGORIES {
+                return Err(too_many_classes(column, values));
             }
         }
         pass.advance(values.len())?;

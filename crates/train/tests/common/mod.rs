@@ -11,7 +11,7 @@ use wattle_train::{
 };
 
 /// The table that this CSV text is.
-pub fn table(folder: &Path, csv: &str) -> Table {
+pub(crate) fn table(folder: &Path, csv: &str) -> Table {
     let (input, output) = (folder.join("table.csv"), folder.join("table.parquet"));
     fs::write(&input, csv).unwrap();
     normalise(&input, &output, &Overrides::default(), &mut |_| {}).unwrap();
@@ -19,19 +19,19 @@ pub fn table(folder: &Path, csv: &str) -> Table {
 }
 
 /// A job with these keys, beside the name of the data set.
-pub fn spec(mut keys: Value) -> ResolvedSpec {
+pub(crate) fn spec(mut keys: Value) -> ResolvedSpec {
     keys["data"] = "table".into();
     TrainingSpec::from_value(keys).unwrap().resolve().unwrap()
 }
 
 /// Trains without anybody watching.
 #[allow(dead_code, reason = "not every test file needs the file")]
-pub fn fitted(table: &Table, keys: Value, folder: &Path) -> Result<Artefact> {
+pub(crate) fn fitted(table: &Table, keys: Value, folder: &Path) -> Result<Artefact> {
     fit(table, &spec(keys), folder, &mut |_| ControlFlow::Continue(()))
 }
 
 /// Trains without anybody watching, and without writing.
 #[allow(dead_code, reason = "not every test file needs the model itself")]
-pub fn trained(table: &Table, keys: Value, folder: &Path) -> Result<Trained> {
+pub(crate) fn trained(table: &Table, keys: Value, folder: &Path) -> Result<Trained> {
     train(table, &spec(keys), folder, &mut |_| ControlFlow::Continue(()))
 }
