@@ -2,7 +2,7 @@
 # Brings a fresh Debian machine (Rust, gcc, make and Python 3) to where Wattle builds.
 #
 #   scripts/setup.sh         what `make quickstart` needs
-#   scripts/setup.sh test    what `make test` needs as well: rustfmt and clippy
+#   scripts/setup.sh test    what `make test` needs as well: rustfmt and clippy, and the curl that the documents call
 #
 # Missing Debian packages are installed as root or with a sudo that asks for no password; anybody else is told in one
 # line what to install. Silent and quick when everything is there.
@@ -29,6 +29,9 @@ packages=()
 compiles || packages+=(gcc libc6-dev)
 command -v python3 >/dev/null || packages+=(python3)
 makes_environments || packages+=(python3-venv)
+if [ "${1:-}" = test ] && ! command -v curl >/dev/null; then
+  packages+=(curl)
+fi
 
 if [ "${#packages[@]}" -gt 0 ]; then
   advice="run \`apt-get install ${packages[*]}\` as root and try again"

@@ -114,6 +114,9 @@ fn from_positions(signature: &Signature, rows: Vec<Value>) -> Result<Vec<Tensor>
     if let [only] = signature.inputs.as_slice() {
         return Ok(vec![input(only, Value::Array(rows))?]);
     }
+    if rows.is_empty() {
+        return Err(ApiError::invalid("no rows: send at least one"));
+    }
     let width = signature.inputs.len();
     let rows = if rows.iter().any(Value::is_array) { rows } else { vec![Value::Array(rows)] };
     let mut columns: Vec<Vec<Value>> = vec![Vec::with_capacity(rows.len()); width];

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use wattle_core::{Activity, ModelVersionId, Name, Usage, nearest};
+use wattle_core::{Activity, ModelVersionId, Name, Signature, Usage, nearest};
 use wattle_engine::Tensor;
 use wattle_meter::{Meter, thread_cpu_seconds};
 use wattle_store::{Deployment, Store};
@@ -42,7 +42,7 @@ pub struct ReplicaStatus {
     pub deployment: Deployment,
     /// Whether its model is in memory; otherwise the first call loads it.
     pub loaded: bool,
-    /// Calls answered since the server started.
+    /// Calls answered since this version was deployed, or since the server started.
     pub requests: u64,
     /// Calls that failed in the model.
     pub failures: u64,
@@ -180,7 +180,7 @@ impl Server {
             meter.record(usage.clone());
             let outputs = result.map_err(|error| match error {
                 wattle_engine::Error::InvalidInput(text) => Error::Invalid(text),
-                other => Error::Run(other.to_string()),
+                other => uneven_rows(&replica.signature, &inputs).unwrap_or_else(|| Error::Run(other.to_string())),
             })?;
             let model = ModelVersionId { model: replica.deployment.model.clone(), version: replica.deployment.version };
             Ok(Prediction { model, outputs, usage })
@@ -196,6 +196,24 @@ impl Server {
     fn replica(&self, name: &Name) -> Option<Arc<Replica>> {
         self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
+}
+
+/// Why a model may have failed: inputs that take any number of rows got different ones. It is asked only afterwards,
+/// since a graph may take inputs that are not rows of the same table.
+fn uneven_rows(signature: &Signature, inputs: &[Tensor]) -> Option<Error> {
+    let free = |tensor: &&Tensor| {
+        signature.input(&tensor.name).and_then(|spec| spec.shape.first()).is_some_and(|dimension| *dimension < 0)
+    };
+    let mut tensors = inputs.iter().filter(free);
+    let first = tensors.next()?;
+    let other = tensors.find(|tensor| tensor.rows() != first.rows())?;
+    Some(Error::Invalid(format!(
+        "{:?} has {} rows and {:?} has {}: send the same number in every input",
+        first.name,
+        first.rows(),
+        other.name,
+        other.rows()
+    )))
 }
 
 fn status(replica: &Replica) -> ReplicaStatus {

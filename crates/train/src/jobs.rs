@@ -26,7 +26,7 @@ use wattle_store::{DataReference, Dataset, Job, JobCost, JobEnd, JobState, Manif
 use crate::{
     Error, Result,
     events::{Done, Event},
-    spec::{Features, ResolvedSpec, TrainingSpec},
+    spec::{ResolvedSpec, TrainingSpec},
     worker::WorkerRequest,
 };
 
@@ -97,7 +97,7 @@ impl Jobs {
         let inner = &self.inner;
         let resolved = spec.resolve()?;
         let data = inner.store.dataset(&resolved.data).await?;
-        check_columns(&resolved, &data)?;
+        resolved.check_columns(&data.schema)?;
         let parent = match &resolved.parent {
             Some(reference) => Some(inner.store.resolve(reference).await?.id()),
             None => None,
@@ -392,23 +392,6 @@ impl Account {
 
     fn cost(&self) -> JobCost {
         JobCost { cpu_seconds: self.cpu_seconds, energy: self.energy.clone() }
-    }
-}
-
-/// Whether the data set has the columns that the job names, so that a slip is told at once.
-fn check_columns(spec: &ResolvedSpec, data: &Dataset) -> Result<()> {
-    let features: &[String] = match &spec.features {
-        Features::All => &[],
-        Features::Named(names) => names,
-    };
-    match std::iter::once(&spec.target).chain(features).find(|name| data.schema.column(name).is_none()) {
-        None => Ok(()),
-        Some(unknown) => Err(Error::Invalid(match data.schema.nearest(unknown) {
-            Some(nearest) => format!("data set {} has no column {unknown:?}: did you mean {nearest:?}?", data.name),
-            None => {
-                format!("data set {} has no column {unknown:?}: `wattle data show {}` lists them", data.name, data.name)
-            }
-        })),
     }
 }
 

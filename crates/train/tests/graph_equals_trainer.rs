@@ -190,7 +190,7 @@ fn sizes(predictor: &Predictor, columns: &[Values]) -> Vec<f64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_graph_equals_the_trainer(case in case()) {

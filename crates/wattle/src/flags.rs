@@ -108,8 +108,8 @@ pub(crate) struct ServeFlags {
     #[arg(long, default_value_t = 30)]
     pub(crate) grace_seconds: u64,
 
-    /// The machine's power when idle, in watts, off a wall meter; together with --full-watts it takes the place of the
-    /// power model where there is no RAPL.
+    /// The machine's power when idle, in watts, off a wall meter; together with --full-watts it takes the place of
+    /// every other sensor.
     #[arg(long, requires = "full_watts")]
     pub(crate) idle_watts: Option<f64>,
 
@@ -226,7 +226,8 @@ pub(crate) struct TrainFlags {
     /// The weight of the sum of the coefficients' absolute values.
     #[arg(long)]
     pub(crate) l1: Option<f64>,
-    /// The weight of half the sum of the coefficients' squares.
+    /// The weight of half the sum of the coefficients' squares [default: 0 for linear-regression, 0.001 for
+    /// logistic-regression].
     #[arg(long)]
     pub(crate) l2: Option<f64>,
     /// Scale numbers to mean 0 and standard deviation 1 first [default: true].
@@ -381,13 +382,13 @@ pub(crate) struct PredictInput {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  wattle usage\n  wattle usage --by deployment\n  wattle usage --by day --since 2026-01-01T00:00:00Z -o json"
+    after_help = "Examples:\n  wattle usage\n  wattle usage --by deployment\n  wattle usage --by day --since 2026-01-01 -o json"
 )]
 pub(crate) struct UsageFlags {
     /// What to sum by [default: everything together].
     #[arg(long, value_parser = ["deployment", "model", "day"])]
     pub(crate) by: Option<String>,
-    /// Only what was used since then (RFC 3339).
+    /// Only what was used since then: a day (UTC), or an instant as in 2026-01-31T12:00:00Z.
     #[arg(long)]
     pub(crate) since: Option<String>,
 }

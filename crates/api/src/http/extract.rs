@@ -64,8 +64,15 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for FromPat
         Path::from_request_parts(parts, state)
             .await
             .map(|Path(value)| FromPath(value))
-            .map_err(|rejection| ApiError::invalid(rejection.body_text().replacen("Invalid URL: ", "", 1)))
+            .map_err(|rejection| ApiError::invalid(in_our_words(&rejection.body_text())))
     }
+}
+
+/// What a library says of a wrong request, the way our own errors are written.
+pub(super) fn in_our_words(text: &str) -> String {
+    let text = text.trim_start_matches("Invalid URL: ").trim_end_matches('.');
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// The query.
@@ -75,9 +82,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for FromQuery<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        Query::from_request_parts(parts, state)
-            .await
-            .map(|Query(value)| FromQuery(value))
-            .map_err(|rejection| ApiError::invalid(rejection.body_text()))
+        Query::from_request_parts(parts, state).await.map(|Query(value)| FromQuery(value)).map_err(|rejection| {
+            let text = rejection.body_text();
+            let reason = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+            ApiError::invalid(format!("the query cannot be read: {reason}"))
+        })
     }
 }

@@ -13,7 +13,7 @@ use wattle_store::{AliasChange, Model, ModelVersion, StagedFile};
 
 use super::{
     App,
-    extract::{self, FromPath},
+    extract::{self, FromPath, in_our_words},
 };
 use crate::{
     ApiError, Code, Result,
@@ -38,8 +38,9 @@ pub(super) async fn import(
             ImportFiles::Onnx(app.service.stage(Box::pin(pieces), app.limits.max_upload_bytes).await?)
         }
         "multipart/form-data" => {
-            let form =
-                Multipart::from_request(request, &app).await.map_err(|error| ApiError::invalid(error.body_text()))?;
+            let form = Multipart::from_request(request, &app)
+                .await
+                .map_err(|error| ApiError::invalid(in_our_words(&error.body_text())))?;
             import_form(&app, form).await?
         }
         _ => {
@@ -53,7 +54,7 @@ pub(super) async fn import(
 }
 
 async fn import_form(app: &App, mut form: Multipart) -> Result<ImportFiles> {
-    let broken = |error: axum::extract::multipart::MultipartError| ApiError::invalid(error.body_text());
+    let broken = |error: axum::extract::multipart::MultipartError| ApiError::invalid(in_our_words(&error.body_text()));
     let (mut model, mut coef, mut intercept): (Option<StagedFile>, Option<StagedFile>, Option<StagedFile>) =
         Default::default();
     while let Some(mut field) = form.next_field().await.map_err(broken)? {

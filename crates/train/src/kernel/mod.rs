@@ -12,14 +12,14 @@ mod predict;
 #[cfg(test)]
 mod tests;
 
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 use serde::{Deserialize, Serialize};
 
 pub use exp::{exp, ln, log1p, sigmoid};
 pub use predict::{outputs_of, predict};
 
 use crate::Result;
-use crate::shards::{Shards, Slice};
+use crate::shards::{Shards, Slice, Tile};
 
 /// What a row's error costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,20 +95,7 @@ impl Kernel {
             while start < tile.rows() {
                 let end = (start + block).min(tile.rows());
                 let part = tile.part(start..end);
-                match loss {
-                    Loss::SquaredError => arch.dispatch(
-                        #[inline(always)]
-                        || linear::squared_error(&part, parameters, gradient, sum),
-                    ),
-                    Loss::Logistic => arch.dispatch(
-                        #[inline(always)]
-                        || binary::logistic(&part, parameters, gradient, sum),
-                    ),
-                    Loss::Multinomial { classes } => arch.dispatch(
-                        #[inline(always)]
-                        || multinomial::softmax(&part, parameters, classes, gradient, margins, sum),
-                    ),
-                }
+                arch.dispatch(Pass { loss, gradient, tile: part, parameters, margins, partial: sum });
                 start = end;
             }
         })
@@ -120,6 +107,32 @@ impl Kernel {
 pub struct Scratch {
     buffer: Vec<f64>,
     margins: Vec<f64>,
+}
+
+/// One tile's arithmetic. A type of its own, because a closure would not be compiled into each instruction set.
+struct Pass<'a> {
+    loss: Loss,
+    gradient: bool,
+    tile: Tile<'a>,
+    parameters: &'a [f64],
+    margins: &'a mut Vec<f64>,
+    partial: &'a mut [f64],
+}
+
+impl NullaryFnOnce for Pass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { loss, gradient, tile, parameters, margins, partial } = self;
+        match loss {
+            Loss::SquaredError => linear::squared_error(&tile, parameters, gradient, partial),
+            Loss::Logistic => binary::logistic(&tile, parameters, gradient, partial),
+            Loss::Multinomial { classes } => {
+                multinomial::softmax(&tile, parameters, classes, gradient, margins, partial);
+            }
+        }
+    }
 }
 
 fn rows_at_once(features: usize) -> usize {

@@ -1,9 +1,11 @@
 //! What a model says about rows: a value, or a probability a class.
 
+use pulp::{Arch, NullaryFnOnce};
+
 use super::exp::{exp, sigmoid};
 use super::{Loss, linear, split};
 use crate::Result;
-use crate::shards::{Shards, TILE};
+use crate::shards::{Shards, TILE, Tile};
 
 /// Hands each row's target and outputs to `visit`, in the rows' order. A regression has one output, a classifier a
 /// probability for each class (both of two).
@@ -15,15 +17,13 @@ pub fn predict(loss: Loss, shards: &Shards, parameters: &[f64], mut visit: impl 
     let mut margins = vec![0.0; rows * TILE];
     let mut row_margins = vec![0.0; rows];
     let mut outputs = Vec::new();
-    let arch = pulp::Arch::new();
+    let arch = Arch::new();
     for slice in shards.slices() {
         shards.visit(slice, &mut buffer, |tile| {
             for (row, margins) in margins.chunks_exact_mut(TILE).enumerate() {
                 let weights = &weights[row * features..(row + 1) * features];
-                arch.dispatch(
-                    #[inline(always)]
-                    || linear::forward(&tile, weights, intercepts[row], &mut margins[..tile.rows()]),
-                );
+                let margins = &mut margins[..tile.rows()];
+                arch.dispatch(Forward { tile, weights, intercept: intercepts[row], margins });
             }
             for (position, &target) in tile.targets().iter().enumerate() {
                 for (row, margin) in row_margins.iter_mut().enumerate() {
@@ -52,5 +52,21 @@ pub fn outputs_of(loss: Loss, margins: &[f64], outputs: &mut Vec<f64>) {
                 *output /= total;
             }
         }
+    }
+}
+
+struct Forward<'a> {
+    tile: Tile<'a>,
+    weights: &'a [f64],
+    intercept: f64,
+    margins: &'a mut [f64],
+}
+
+impl NullaryFnOnce for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        linear::forward(&self.tile, self.weights, self.intercept, self.margins);
     }
 }

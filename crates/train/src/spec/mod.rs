@@ -57,7 +57,7 @@ pub struct TrainingSpec {
     /// The weight of the sum of the coefficients' absolute values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub l1: Option<f64>,
-    /// The weight of half the sum of the coefficients' squares.
+    /// The weight of half the sum of the coefficients' squares; 0 for linear, 0.001 for logistic regression if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub l2: Option<f64>,
     /// Whether numbers are scaled to mean 0 and standard deviation 1 first; they are if absent.

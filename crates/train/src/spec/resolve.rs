@@ -98,7 +98,7 @@ impl TrainingSpec {
             name,
             optimizer: self.optimiser()?,
             l1: within("l1", self.l1, 0.0, 0.0..=f64::MAX)?,
-            l2: within("l2", self.l2, 0.0, 0.0..=f64::MAX)?,
+            l2: within("l2", self.l2, default_l2(self.algorithm), 0.0..=f64::MAX)?,
             standardize: self.standardize.unwrap_or(true),
             class_weights: self.class_weights.clone(),
             validation,
@@ -216,6 +216,14 @@ impl ResolvedSpec {
     /// [`Error::Invalid`] names the column, and the nearest for an unknown one.
     pub fn check_columns(&self, schema: &Schema) -> Result<()> {
         encode::check_columns(schema, self)
+    }
+}
+
+/// Without a penalty, classes that a plane separates would drive the coefficients of logistic regression without end.
+fn default_l2(algorithm: Algorithm) -> f64 {
+    match algorithm {
+        Algorithm::LinearRegression => 0.0,
+        Algorithm::LogisticRegression => 1e-3,
     }
 }
 

@@ -194,7 +194,12 @@ pub(crate) fn show_version(version: &ModelVersion) -> String {
         rows.push(("training", times));
         rows.push(("energy", energy_text(&training.energy)));
     }
-    rows.extend(coefficients(&manifest.metrics).map(|text| ("model", text)));
+    if let Some(text) = coefficients(&manifest.metrics) {
+        // Of two classes, the function gives the log-odds of the second.
+        let second = manifest.metrics.pointer("/classes/1").and_then(Value::as_str);
+        let left = second.map_or_else(|| "y_pred".into(), |class| format!("log-odds of {class}"));
+        rows.push(("formula", format!("{left} = {text}")));
+    }
     let metrics = metric_rows(&manifest.metrics);
     let text = pairs(&rows);
     if metrics.is_empty() {
@@ -213,7 +218,7 @@ pub(crate) fn energy_text(energy: &Energy) -> String {
     format!("{}{range}, {}: {}", quantity(energy.joules, "J"), energy.label, energy.source)
 }
 
-/// `y = 1.00 + 2.00 x`, for models of at most four features and one output.
+/// `1.00 + 2.00 x`, for models of at most four features and one output.
 pub(crate) fn coefficients(metrics: &Value) -> Option<String> {
     let coefficients = metrics.get("coefficients")?.as_object()?;
     let intercept = metrics.get("intercept")?.as_f64()?;

@@ -74,7 +74,11 @@ async fn predict_csv(context: &Context, name: &Name, path: &Path) -> Result<()> 
         }
         if !rows.is_empty() && (ended || rows.len() == ROWS_A_CALL) {
             let (answer, cost) = call(&context.client, name, &json!({ "rows": std::mem::take(&mut rows) })).await?;
-            printer.print(&answer)?;
+            match printer.print(&answer) {
+                // A reader that has seen enough, such as `head`, is no error.
+                Err(error) if reader_has_gone(&error) => return Ok(()),
+                printed => printed?,
+            }
             total.add(&cost);
             calls += 1;
         }
@@ -82,7 +86,6 @@ async fn predict_csv(context: &Context, name: &Name, path: &Path) -> Result<()> 
             break;
         }
     }
-    printer.writer.flush()?;
     if context.output == OutputFormat::Table {
         note(&total.describe(calls));
     }
@@ -152,8 +155,16 @@ impl Printer {
             }
             self.writer.write_record(cells.iter().map(|(_, value)| value))?;
         }
-        Ok(())
+        Ok(self.writer.flush()?)
     }
+}
+
+fn reader_has_gone(error: &anyhow::Error) -> bool {
+    let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|error| {
+        error.downcast_ref::<io::Error>().is_some_and(broken)
+            || matches!(error.downcast_ref::<csv::Error>().map(csv::Error::kind), Some(csv::ErrorKind::Io(inner)) if broken(inner))
+    })
 }
 
 /// A row's value as columns: a single number keeps the output's name, several are numbered from 0.

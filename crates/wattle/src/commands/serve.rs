@@ -1,4 +1,13 @@
-use std::{env, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{
+    env,
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -114,7 +123,9 @@ fn start_log(format: LogFormat) -> Result<()> {
         .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
         .from_env()
         .context("WATTLE_LOG is not a filter, as in info or wattle_serve=debug")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for a terminal, not for the file that the log may go to.
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

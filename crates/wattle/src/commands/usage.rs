@@ -13,10 +13,11 @@ use crate::{
 pub(crate) async fn run(context: &Context, flags: UsageFlags) -> Result<()> {
     let mut query = Vec::new();
     if let Some(by) = &flags.by {
-        query.push(("by", by.as_str()));
+        query.push(("by", by.clone()));
     }
     if let Some(since) = &flags.since {
-        query.push(("since", since.as_str()));
+        let is_day = since.len() == "2026-01-31".len();
+        query.push(("since", if is_day { format!("{since}T00:00:00Z") } else { since.clone() }));
     }
     let request = context.client.request(Method::GET, "/api/v1/usage").query(&query);
     let lines: Vec<UsageLine> = context.client.answer(request).await?;
@@ -44,7 +45,8 @@ pub(crate) async fn run(context: &Context, flags: UsageFlags) -> Result<()> {
 pub(crate) async fn collect_garbage(context: &Context) -> Result<()> {
     let collected: Collected = context.client.post("/api/v1/gc", &json!({})).await?;
     print(context.output, &collected, |collected| {
-        format!("{} files removed, {} freed", collected.blobs, bytes(collected.bytes))
+        let files = if collected.blobs == 1 { "file" } else { "files" };
+        format!("{} {files} removed, {} freed", grouped(collected.blobs), bytes(collected.bytes))
     })?;
     Ok(())
 }

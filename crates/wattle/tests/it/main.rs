@@ -1,5 +1,22 @@
 //! The real binary, over real sockets.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod accuracy;
+mod crash;
+mod data;
+mod deploy;
+mod disk;
+mod docs;
+mod jobs;
+mod load;
+mod models;
 mod path;
+mod process;
+mod raw;
+mod rest;
+mod shutdown;
+mod slow;
+mod stream;
 mod support;
+mod train;
+mod usage;

@@ -1,7 +1,7 @@
 //! A server of its own for each test, on a free port, with a data folder that is thrown away.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -49,7 +49,12 @@ impl Server {
 
     /// A server on a data folder that outlives it.
     pub(crate) fn start_in(data_dir: &Path, arguments: &[&str]) -> Server {
-        let mut child = command()
+        Server::spawn(command(), data_dir, arguments)
+    }
+
+    /// The same by a command line that ends in running the binary in its own process.
+    pub(crate) fn spawn(mut launcher: Command, data_dir: &Path, arguments: &[&str]) -> Server {
+        let mut child = launcher
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
             .args(arguments)
@@ -79,6 +84,56 @@ impl Server {
 
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// A server with the founding pair, a regression without gaps and a classifier with categories and gaps, each
+    /// deployed under its model's name.
+    pub(crate) fn start_furnished() -> Server {
+        let server = Server::start();
+        server.furnish();
+        server
+    }
+
+    /// Makes and deploys the models of [`Server::start_furnished`].
+    pub(crate) fn furnish(&self) {
+        self.import_founding();
+        let data = example("diabetes.csv");
+        self.wattle(&[
+            "train",
+            "--algorithm",
+            "linear-regression",
+            "--data",
+            &data,
+            "--target",
+            "target",
+            "--features",
+            "bmi,bp,s5",
+            "--name",
+            "diabetes",
+        ]);
+        let data = example("penguins.csv");
+        self.wattle(&[
+            "train",
+            "--algorithm",
+            "logistic-regression",
+            "--data",
+            &data,
+            "--target",
+            "species",
+            "--features",
+            "island,body_mass_g,sex",
+            "--name",
+            "penguins",
+        ]);
+        for model in ["founding", "diabetes", "penguins"] {
+            self.wattle(&["deploy", model]);
+        }
+    }
+
+    /// Imports the founding example's pair as the next version of `founding`: `y = 2x + 1`.
+    pub(crate) fn import_founding(&self) {
+        let (coef, intercept) = (example("model.npy"), example("intercept.npy"));
+        self.wattle(&["models", "import", "--name", "founding", "--coef", &coef, "--intercept", &intercept]);
     }
 
     /// `kill -9`.
@@ -112,6 +167,34 @@ impl Server {
             .current_dir(root())
             .stdin(Stdio::null())
             .output()
+            .unwrap()
+    }
+
+    /// The same with something on its standard input.
+    pub(crate) fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut child = command()
+            .env("WATTLE_URL", &self.url)
+            .args(arguments)
+            .current_dir(root())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that refuses its input does not read all of it.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    }
+
+    /// Starts `wattle` against this server and leaves it running.
+    pub(crate) fn start_command(&self, arguments: &[&str]) -> Child {
+        command()
+            .env("WATTLE_URL", &self.url)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
             .unwrap()
     }
 
@@ -155,6 +238,49 @@ pub(crate) fn command() -> Command {
         .env_remove("WATTLE_LISTEN")
         .env("WATTLE_LOG", "warn");
     command
+}
+
+/// Waits until `found` finds something.
+pub(crate) fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A file with this content in a folder.
+pub(crate) fn file(folder: &tempfile::TempDir, name: &str, content: impl AsRef<[u8]>) -> String {
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// The address of a port that nobody listens on.
+pub(crate) fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+
+    /// From 0 to 1.
+    pub(crate) fn unit(&mut self) -> f64 {
+        self.below(1 << 53) as f64 / (1_u64 << 53) as f64
+    }
 }
 
 /// An answer over HTTP.

@@ -1,0 +1,149 @@
+//! `wattle deploy`, `wattle ps`, `wattle undeploy`, `wattle predict`, and a server that is not there.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{Server, command, example, nobody, post};
+
+#[test]
+fn a_deployment_keeps_its_version_until_it_is_deployed_again() {
+    let server = Server::start();
+    server.import_founding();
+    let (coef, name) = (example("model.npy"), "founding");
+    server.wattle(&["models", "import", "--name", name, "--coef", &coef]);
+    server.wattle(&["models", "alias", "founding:1", "champion"]);
+    let deployed = server.json(&["deploy", "founding@champion", "--name", "line"]);
+    assert_eq!((&deployed["version"], &deployed["reference"]), (&json!(1), &json!("founding@champion")));
+    let answer = || post(&format!("{}/predict", server.url), &json!({"x": [1.0]}));
+    assert_eq!(
+        (answer().json(), answer().header("x-wattle-model").to_owned()),
+        (json!({"y_pred": [[3.0]]}), "founding:1".into())
+    );
+    server.wattle(&["models", "alias", "founding:2", "champion"]);
+    assert_eq!(answer().json(), json!({"y_pred": [[3.0]]}));
+    server.wattle(&["deploy", "founding@champion", "--name", "line"]);
+    assert_eq!(
+        (answer().json(), answer().header("x-wattle-model").to_owned()),
+        (json!({"y_pred": [[2.0]]}), "founding:2".into())
+    );
+
+    let listed = server.json(&["ps"]);
+    assert_eq!(
+        (listed.as_array().unwrap().len(), &listed[0]["name"], &listed[0]["loaded"]),
+        (1, &json!("line"), &json!(true))
+    );
+    // The version that answers now has answered two.
+    assert_eq!(listed[0]["requests"], 2);
+    assert!(server.wattle(&["ps"]).contains("founding:2"));
+    server.wattle(&["undeploy", "line"]);
+    assert!(server.wattle(&["ps"]).contains("nothing is deployed"));
+    assert_eq!(answer().status, 404);
+    assert!(server.fails(&["undeploy", "line"]).contains("line"));
+    assert!(server.fails(&["deploy", "fonding"]).contains("founding"));
+}
+
+#[test]
+fn deployments_survive_a_restart_and_load_on_first_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_in(&folder.path().join("data"), &[]);
+    server.furnish();
+    server.wattle(&["deploy", "diabetes", "--name", "second", "--default"]);
+    let before: Vec<Value> = server
+        .json(&["ps"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| json!([one["name"], one["model"], one["version"], one["default"], one["created_at"]]))
+        .collect();
+    server.terminate();
+    let server = Server::start_in(&folder.path().join("data"), &[]);
+    let listed = server.json(&["ps"]);
+    let after: Vec<Value> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| json!([one["name"], one["model"], one["version"], one["default"], one["created_at"]]))
+        .collect();
+    assert_eq!(after, before);
+    assert!(listed.as_array().unwrap().iter().all(|one| one["loaded"] == false));
+    let row = json!({"bmi": 30.5, "bp": 93.0, "s5": 4.6});
+    let answers =
+        ["/predict", "/models/diabetes/predict"].map(|path| post(&format!("{}{path}", server.url), &row).json());
+    assert_eq!(answers[0], answers[1]);
+    let loaded: Vec<Value> = server.json(&["ps"]).as_array().unwrap().iter().map(|one| one["loaded"].clone()).collect();
+    assert_eq!(loaded, [true, false, false, true].map(Value::from));
+}
+
+#[test]
+fn predict_takes_json_files_the_standard_input_and_tables() {
+    let server = Server::start_furnished();
+    let folder = tempfile::tempdir().unwrap();
+    let body = r#"{"x": [1.0, 2.0]}"#;
+    let expected = json!({"y_pred": [[3.0], [5.0]]});
+    assert_eq!(server.json(&["predict", "founding", "--json", body]), expected);
+    let path = crate::support::file(&folder, "body.json", body);
+    assert_eq!(server.json(&["predict", "founding", "--json", &path]), expected);
+    let piped = server.run_with_input(&["predict", "founding", "--json", "-"], body.as_bytes());
+    assert_eq!(serde_json::from_slice::<Value>(&piped.stdout).unwrap(), expected);
+    let note = String::from_utf8(piped.stderr).unwrap();
+    assert!(note.contains("1 call:") && note.contains("J ("), "{note}");
+
+    // A table may have columns that the model does not take, and gaps.
+    let csv = server.wattle(&["predict", "penguins", "--csv", &example("penguins.csv")]);
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!((lines[0], lines.len()), ("y_pred,probabilities_0,probabilities_1,probabilities_2", 345));
+    assert!(lines[1].starts_with("Adelie,"), "{}", lines[1]);
+    let piped =
+        server.run_with_input(&["predict", "penguins", "--csv", "-"], &fs::read(example("penguins.csv")).unwrap());
+    assert_eq!(String::from_utf8(piped.stdout).unwrap(), csv);
+    let objects = server.wattle(&["predict", "penguins", "--csv", &example("penguins.csv"), "-o", "json"]);
+    let first: Value = serde_json::from_str(objects.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["y_pred"][0], objects.lines().count()), (&json!("Adelie"), 344));
+
+    assert!(server.fails(&["predict", "founding", "--json", "{\"y\": [1]}"]).contains("unknown column \"y\""));
+    assert!(server.fails(&["predict", "founding", "--json", "{"]).contains("not JSON"));
+    assert!(server.fails(&["predict", "founding", "--json", "nowhere.json"]).contains("cannot open nowhere.json"));
+    assert!(server.fails(&["predict", "fonding", "--json", body]).contains("did you mean founding?"));
+    assert!(server.fails(&["predict", "diabetes", "--csv", &example("penguins.csv")]).contains("bmi, bp, s5"));
+    assert!(
+        server.fails(&["predict", "diabetes", "--csv", &example("line.csv")]).contains("none of the file's columns")
+    );
+}
+
+#[test]
+fn a_body_over_the_limit_is_told_to_the_caller() {
+    let server = Server::start_with(&["--max-body-bytes", "100000"]);
+    server.import_founding();
+    server.wattle(&["deploy", "founding"]);
+    let folder = tempfile::tempdir().unwrap();
+    let body = json!({"x": vec![1.25; 1_000_000]}).to_string();
+    let refusal = server.fails(&["predict", "founding", "--json", &crate::support::file(&folder, "body.json", body)]);
+    assert!(refusal.contains("--max-body-bytes"), "{refusal}");
+}
+
+#[test]
+fn without_a_server_every_command_says_how_to_start_one() {
+    let url = nobody();
+    let data = example("line.csv");
+    let commands: [&[&str]; 7] = [
+        &["ps"],
+        &["data", "list"],
+        &["data", "add", "line", &data],
+        &["train", "--algorithm", "linear-regression", "--data", &data, "--target", "y"],
+        &["deploy", "line"],
+        &["predict", "line", "--json", "{\"x\": [1]}"],
+        &["usage"],
+    ];
+    for arguments in commands {
+        let output = command().env("WATTLE_URL", &url).args(arguments).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let expected = format!("error: no server answers at {url}: start one with `wattle serve`");
+        assert!(error.starts_with(&expected), "{arguments:?}: {error}");
+        assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    }
+    let output = command().args(["ps", "--url", "https://example.com", "-o", "json"]).output().unwrap();
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert!(error["error"].as_str().unwrap().contains("http://"), "{error}");
+}

@@ -1,0 +1,87 @@
+//! HTTP/1.1 as it is written: no path is tidied and no header added, which clients with manners would do.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::TcpStream,
+};
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::support::{Answer, PATIENCE};
+
+/// One connection, which is kept from call to call.
+pub(crate) struct Connection {
+    stream: BufReader<TcpStream>,
+    host: String,
+}
+
+impl Connection {
+    pub(crate) fn open(url: &str) -> io::Result<Connection> {
+        let host = url.trim_start_matches("http://").to_owned();
+        let stream = TcpStream::connect(&host)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Connection { stream: BufReader::new(stream), host })
+    }
+
+    /// Sends a request and reads its answer, which must tell its length.
+    pub(crate) fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n", self.host, body.len());
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        let stream = self.stream.get_mut();
+        // A server that has heard enough answers and closes before all is sent; the answer is what counts.
+        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        self.read().or_else(|error| Err(sent.err().unwrap_or(error)))
+    }
+
+    /// `POST` of JSON text.
+    pub(crate) fn post(&mut self, path: &str, body: &str) -> io::Result<Answer> {
+        self.call("POST", path, &[("Content-Type", "application/json")], body.as_bytes())
+    }
+
+    fn read(&mut self) -> io::Result<Answer> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let line = self.line()?;
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(invalid)?;
+        let mut headers = HeaderMap::new();
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(": ") else { break };
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+            headers.append(name, HeaderValue::from_str(value).map_err(|_| invalid())?);
+        }
+        let length = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let mut body = vec![0; usize::try_from(length.unwrap_or(0)).map_err(|_| invalid())?];
+        self.stream.read_exact(&mut body)?;
+        Ok(Answer { status, headers, text: String::from_utf8(body).map_err(|_| invalid())? })
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
+    }
+}
+
+/// One request on a connection of its own.
+pub(crate) fn call(url: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let answer = Connection::open(url).and_then(|mut connection| connection.call(method, path, headers, body));
+    answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+}
+
+/// `GET` on a connection of its own.
+pub(crate) fn get(url: &str, path: &str) -> Answer {
+    call(url, "GET", path, &[], b"")
+}
