@@ -325,7 +325,12 @@ impl Inner {
             cpu_seconds: account.cpu_seconds,
             energy,
         });
-        let parameters = serde_json::to_value(&order.spec).map_err(|error| Error::Internal(error.to_string()))?;
+        let mut parameters = serde_json::to_value(&order.spec).map_err(|error| Error::Internal(error.to_string()))?;
+        if let Some(parameters) = parameters.as_object_mut() {
+            // These say how this machine computed, and change nothing of the model.
+            parameters.remove("threads");
+            parameters.remove("memory");
+        }
         let algorithm = parameters.get("algorithm").and_then(|name| name.as_str()).map(str::to_owned);
         let manifest = |digest, bytes| Manifest {
             format: "onnx".into(),

@@ -80,6 +80,10 @@ pub(crate) struct ServeFlags {
     #[arg(long, env = "WATTLE_LISTEN", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
 
+    /// A further name under which callers reach a server on loopback, for example behind a reverse proxy.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
+
     /// Where models, data sets and the ledger are kept [default: ~/.local/share/wattle].
     #[arg(long, env = "WATTLE_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,

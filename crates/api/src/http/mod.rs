@@ -35,6 +35,11 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// An uploaded data set or model.
     pub max_upload_bytes: u64,
+    /// The names under which this server may be called, ports aside; any name when absent.
+    ///
+    /// A server on loopback has only loopback's own: otherwise a page of another site, whose name its owner lets point
+    /// to this machine, could call it as its own server.
+    pub hosts: Option<Vec<String>>,
 }
 
 /// What every handler sees.
@@ -47,6 +52,7 @@ struct App {
 /// All routes over this service.
 pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
     let body_limit = DefaultBodyLimit::max(limits.max_body_bytes);
+    let hosts: Arc<Option<Vec<String>>> = Arc::new(limits.hosts.clone());
     let app = App { service, limits };
     let uploads = Router::new()
         .route("/api/v1/datasets/{name}", put(datasets::add))
@@ -90,7 +96,7 @@ pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
-        .layer(middleware::from_fn(refuse_other_sites))
+        .layer(middleware::from_fn_with_state(hosts, refuse_other_sites))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             ApiError::new(Code::Internal, "internal error: the server's log has the details").into_response()
         }))
@@ -127,18 +133,38 @@ pub async fn serve(
     }
 }
 
+async fn refuse_other_sites(State(hosts): State<Arc<Option<Vec<String>>>>, request: Request, next: Next) -> Response {
+    match other_site(&request, (*hosts).as_deref()) {
+        Some(refusal) => refusal.into_response(),
+        None => next.run(request).await,
+    }
+}
+
 /// A page of another site, open in a browser on this machine, could otherwise send requests to a server on loopback.
-async fn refuse_other_sites(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    if let Some(origin) = headers.get(header::ORIGIN) {
-        let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
-        let origin = origin.as_ref().and_then(Uri::authority).map(|authority| authority.as_str().to_owned());
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        if origin.as_deref() != host {
-            return ApiError::new(Code::Forbidden, "requests from pages of other sites are refused").into_response();
+fn other_site(request: &Request, hosts: Option<&[String]>) -> Option<ApiError> {
+    let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let authority = header(header::HOST).or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+    if let (Some(hosts), Some(authority)) = (hosts, authority) {
+        let name = host_name(authority);
+        if !hosts.iter().any(|host| host.eq_ignore_ascii_case(name)) {
+            let shown: String = name.chars().take(100).collect();
+            let message =
+                format!("this server is not called {shown}: if it should be, start it with --allow-host {shown}");
+            return Some(ApiError::new(Code::Forbidden, message));
         }
     }
-    next.run(request).await
+    let origin = request.headers().get(header::ORIGIN)?;
+    let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+    (origin.as_ref().and_then(Uri::authority).map(|origin| origin.as_str()) != authority)
+        .then(|| ApiError::new(Code::Forbidden, "requests from pages of other sites are refused"))
+}
+
+/// The host of `host:port`, without its port.
+fn host_name(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if !name.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
+    }
 }
 
 async fn not_found(uri: Uri) -> ApiError {

@@ -4,7 +4,9 @@ use super::{GRADIENT, split};
 use crate::shards::{TILE, Tile};
 
 /// Sums run in this many lanes, whatever the machine's registers hold.
-pub(super) const LANES: usize = 16;
+pub(super) const LANES: usize = 8;
+
+type Lanes = [f64; LANES];
 
 /// For every row: intercept + Σ weight × feature.
 #[inline(always)]
@@ -14,7 +16,8 @@ pub(super) fn forward(tile: &Tile<'_>, weights: &[f64], intercept: f64, margins:
     let mut feature = 0;
     // Four features at once: the margins are loaded and stored a quarter as often.
     while feature + 4 <= weights.len() {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|offset| &tile.column(feature + offset)[..rows]);
+        let (a, b) = (&tile.column(feature)[..rows], &tile.column(feature + 1)[..rows]);
+        let (c, d) = (&tile.column(feature + 2)[..rows], &tile.column(feature + 3)[..rows]);
         let w = &weights[feature..feature + 4];
         let (wa, wb, wc, wd) = (w[0], w[1], w[2], w[3]);
         for row in 0..rows {
@@ -33,15 +36,20 @@ pub(super) fn forward(tile: &Tile<'_>, weights: &[f64], intercept: f64, margins:
 /// Adds to each feature's sum its product with `errors`, and to the intercept's the errors.
 #[inline(always)]
 pub(super) fn backward(tile: &Tile<'_>, errors: &[f64], weights: &mut [f64], intercept: &mut f64) {
+    let (blocks, rest) = weights.as_chunks_mut::<4>();
     let mut feature = 0;
-    while feature + 2 <= weights.len() {
-        let (a, b) = dot_two(tile.column(feature), tile.column(feature + 1), errors);
-        weights[feature] += a;
-        weights[feature + 1] += b;
-        feature += 2;
+    for weights in blocks {
+        let (a, b) = (tile.column(feature), tile.column(feature + 1));
+        let (c, d) = (tile.column(feature + 2), tile.column(feature + 3));
+        let sums = dot_four(a, b, c, d, errors);
+        for block in 0..4 {
+            weights[block] += sums[block];
+        }
+        feature += 4;
     }
-    if feature < weights.len() {
-        weights[feature] += dot(tile.column(feature), errors);
+    for weight in rest {
+        *weight += dot(tile.column(feature), errors);
+        feature += 1;
     }
     *intercept += sum(errors);
 }
@@ -79,13 +87,25 @@ pub(super) fn finish(tile: &Tile<'_>, losses: &[f64], errors: &[f64], gradient: 
 /// Σ value, in lanes.
 #[inline(always)]
 pub(super) fn sum(values: &[f64]) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            lanes[lane] += chunk[lane];
+    // Four sets of lanes, so that no addition waits for the last.
+    let mut sets = [[0.0; LANES]; 4];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let (blocks, chunks) = chunks.as_chunks::<4>();
+    for block in blocks {
+        for (set, chunk) in sets.iter_mut().zip(block) {
+            for lane in 0..LANES {
+                set[lane] += chunk[lane];
+            }
         }
+    }
+    for (set, chunk) in sets.iter_mut().zip(chunks) {
+        for lane in 0..LANES {
+            set[lane] += chunk[lane];
+        }
+    }
+    let [mut lanes, b, c, d] = sets;
+    for lane in 0..LANES {
+        lanes[lane] = (lanes[lane] + b[lane]) + (c[lane] + d[lane]);
     }
     for (lane, value) in lanes.iter_mut().zip(rest) {
         *lane += value;
@@ -93,53 +113,58 @@ pub(super) fn sum(values: &[f64]) -> f64 {
     fold(lanes)
 }
 
-/// Σ a × b, in lanes.
+/// Σ a × e, in lanes.
 #[inline(always)]
-pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+fn dot(a: &[f64], e: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane] * b[lane];
-        }
+    let ((a, a_rest), (e, e_rest)) = (a.as_chunks::<LANES>(), e.as_chunks::<LANES>());
+    for (a, e) in a.iter().zip(e) {
+        lanes = add_product(lanes, a, e);
     }
-    for (lane, (a, b)) in lanes.iter_mut().zip(rest) {
-        *lane += a * b;
-    }
-    fold(lanes)
+    fold(add_rest(lanes, a_rest, e_rest))
 }
 
-/// Σ a × c and Σ b × c, bit for bit as [`dot`] has them, but `c` is loaded once.
+/// Σ a × e, Σ b × e, Σ c × e and Σ d × e, bit for bit as [`dot`] has them: four chains of additions hide each other's
+/// latency, and `e` is loaded once.
 #[inline(always)]
-fn dot_two(a: &[f64], b: &[f64], c: &[f64]) -> (f64, f64) {
-    let (mut a_lanes, mut b_lanes) = ([0.0; LANES], [0.0; LANES]);
-    let (a_chunks, b_chunks, c_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES), c.chunks_exact(LANES));
-    let (a_rest, b_rest, c_rest) = (a_chunks.remainder(), b_chunks.remainder(), c_chunks.remainder());
-    for ((a, b), c) in a_chunks.zip(b_chunks).zip(c_chunks) {
-        for lane in 0..LANES {
-            a_lanes[lane] += a[lane] * c[lane];
-            b_lanes[lane] += b[lane] * c[lane];
-        }
+fn dot_four(a: &[f64], b: &[f64], c: &[f64], d: &[f64], e: &[f64]) -> [f64; 4] {
+    let (mut a_lanes, mut b_lanes, mut c_lanes, mut d_lanes) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let ((c, c_rest), (d, d_rest)) = (c.as_chunks::<LANES>(), d.as_chunks::<LANES>());
+    let (e, e_rest) = e.as_chunks::<LANES>();
+    for ((((a, b), c), d), e) in a.iter().zip(b).zip(c).zip(d).zip(e) {
+        a_lanes = add_product(a_lanes, a, e);
+        b_lanes = add_product(b_lanes, b, e);
+        c_lanes = add_product(c_lanes, c, e);
+        d_lanes = add_product(d_lanes, d, e);
     }
-    for (lane, (a, c)) in a_lanes.iter_mut().zip(a_rest.iter().zip(c_rest)) {
-        *lane += a * c;
+    [
+        fold(add_rest(a_lanes, a_rest, e_rest)),
+        fold(add_rest(b_lanes, b_rest, e_rest)),
+        fold(add_rest(c_lanes, c_rest, e_rest)),
+        fold(add_rest(d_lanes, d_rest, e_rest)),
+    ]
+}
+
+#[inline(always)]
+fn add_product(mut lanes: Lanes, a: &Lanes, b: &Lanes) -> Lanes {
+    for lane in 0..LANES {
+        lanes[lane] += a[lane] * b[lane];
     }
-    for (lane, (b, c)) in b_lanes.iter_mut().zip(b_rest.iter().zip(c_rest)) {
-        *lane += b * c;
+    lanes
+}
+
+#[inline(always)]
+fn add_rest(mut lanes: Lanes, a: &[f64], b: &[f64]) -> Lanes {
+    for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+        *lane += a * b;
     }
-    (fold(a_lanes), fold(b_lanes))
+    lanes
 }
 
 /// The lanes' sum, as a balanced tree.
 #[inline(always)]
-fn fold(mut lanes: [f64; LANES]) -> f64 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+fn fold(lanes: Lanes) -> f64 {
+    let [a, b, c, d, e, f, g, h] = lanes;
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
 }

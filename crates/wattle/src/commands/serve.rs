@@ -1,7 +1,7 @@
 use std::{
     env,
     io::{self, IsTerminal},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -105,10 +105,25 @@ fn resolve(flags: ServeFlags) -> Result<Config> {
             max_waiting: flags.max_waiting,
         },
         max_training: flags.max_training,
-        limits: Limits { max_body_bytes: flags.max_body_bytes, max_upload_bytes: flags.max_upload_bytes },
+        limits: Limits {
+            max_body_bytes: flags.max_body_bytes,
+            max_upload_bytes: flags.max_upload_bytes,
+            hosts: flags.listen.ip().is_loopback().then(|| {
+                let own = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).into_iter();
+                own.chain([url_host(flags.listen.ip())]).chain(flags.allow_host).collect()
+            }),
+        },
         sensor: SensorConfig { idle_watts: flags.idle_watts, full_watts: flags.full_watts, ..SensorConfig::default() },
         grace: Duration::from_secs(flags.grace_seconds),
     })
+}
+
+/// An address as it stands in the host of a URL.
+fn url_host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
 }
 
 fn default_data_dir() -> Result<PathBuf> {

@@ -33,15 +33,21 @@ impl Connection {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Answer> {
+        // A server that has heard enough answers and closes before all is sent; the answer is what counts.
+        let sent = self.send(method, path, headers, body);
+        self.read().or_else(|error| Err(sent.err().unwrap_or(error)))
+    }
+
+    /// Sends a request and does not wait for its answer.
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<()> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n", self.host, body.len());
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
         let stream = self.stream.get_mut();
-        // A server that has heard enough answers and closes before all is sent; the answer is what counts.
-        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-        self.read().or_else(|error| Err(sent.err().unwrap_or(error)))
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)
     }
 
     /// `POST` of JSON text.

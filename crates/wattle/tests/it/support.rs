@@ -259,6 +259,11 @@ pub(crate) fn file(folder: &tempfile::TempDir, name: &str, content: impl AsRef<[
     path.to_str().unwrap().to_owned()
 }
 
+/// A command line's words.
+pub(crate) fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
 /// The address of a port that nobody listens on.
 pub(crate) fn nobody() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
