@@ -36,8 +36,10 @@ lint: setup-test ## Check format, edges between crates, dependencies, and clippy
 	$(step) "dependency policy" cargo deny --log-level error check bans licenses sources
 	$(step) "clippy" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 
-bench: setup-build ## Measure training against scikit-learn in one run
-	$(step) "bench" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_train.py'
+bench: setup-build ## Measure training against scikit-learn, and a table larger than memory
+	$(step) "build the release binary" cargo build --release --locked --package wattle
+	$(step) "training" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_train.py'
+	$(step) "streaming" python3 scripts/bench_streaming.py 5 "$(CARGO_TARGET_DIR)/release/wattle"
 
 docs: setup-build ## Write the generated pages of docs/ again
 	$(step) "build" cargo build --locked --package wattle

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 use crate::output::progress_is_watched;
@@ -115,22 +116,60 @@ impl Client {
     }
 }
 
-/// A file as a request's body, with a bar while a person watches.
-pub(crate) async fn file_body(path: &Path) -> Result<Body> {
-    if path == Path::new("-") {
-        return Ok(Body::wrap_stream(ReaderStream::with_capacity(tokio::io::stdin(), 1 << 18)));
+/// A file on its way to the server.
+pub(crate) struct Upload {
+    body: Body,
+    bar: ProgressBar,
+}
+
+impl Upload {
+    /// Opens a file; `-` is the standard input. While a person watches, a bar shows how much was sent, and then, under
+    /// the words `afterwards`, how long the server has been at work on it.
+    pub(crate) async fn open(path: &Path, afterwards: &'static str) -> Result<Upload> {
+        let bar = if progress_is_watched() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        if path == Path::new("-") {
+            bar.set_style(ProgressStyle::with_template("sending  {bytes}  {bytes_per_sec}")?);
+            return Ok(Upload::of(tokio::io::stdin(), bar, afterwards));
+        }
+        let file = tokio::fs::File::open(path).await.with_context(|| format!("cannot open {}", path.display()))?;
+        let metadata = file.metadata().await?;
+        if metadata.is_dir() {
+            bail!("{} is a folder: name a file", path.display());
+        }
+        bar.set_length(metadata.len());
+        bar.set_style(ProgressStyle::with_template(
+            "sending  {bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
+        )?);
+        Ok(Upload::of(file, bar, afterwards))
     }
-    let file = tokio::fs::File::open(path).await.with_context(|| format!("cannot open {}", path.display()))?;
-    let metadata = file.metadata().await?;
-    if metadata.is_dir() {
-        bail!("{} is a folder: name a file", path.display());
+
+    fn of(reader: impl AsyncRead + Send + Unpin + 'static, bar: ProgressBar, afterwards: &'static str) -> Upload {
+        let pieces = ReaderStream::with_capacity(bar.wrap_async_read(reader), 1 << 18);
+        let sent = bar.clone();
+        let end = futures::stream::poll_fn(move |_| {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
+                sent.set_style(style);
+                sent.set_message(afterwards);
+                sent.enable_steady_tick(Duration::from_millis(200));
+            }
+            std::task::Poll::Ready(None)
+        });
+        Upload { body: Body::wrap_stream(pieces.chain(end)), bar }
     }
-    let bar = if progress_is_watched() { ProgressBar::new(metadata.len()) } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template(
-        "sending  {bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
-    )?);
-    let reader = ReaderStream::with_capacity(bar.wrap_async_read(file), 1 << 18);
-    Ok(Body::wrap_stream(reader))
+
+    /// Takes the body, and leaves what takes the bar off the terminal when it is dropped.
+    pub(crate) fn start(self) -> (Body, Shown) {
+        (self.body, Shown(self.bar))
+    }
+}
+
+/// A bar on the terminal; gone when this is dropped.
+pub(crate) struct Shown(ProgressBar);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// Keeps a text from leaving its part of an address.

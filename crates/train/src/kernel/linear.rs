@@ -14,7 +14,21 @@ pub(super) fn forward(tile: &Tile<'_>, weights: &[f64], intercept: f64, margins:
     margins.fill(intercept);
     let rows = margins.len();
     let mut feature = 0;
-    // Four features at once: the margins are loaded and stored a quarter as often.
+    // Eight features at once: as many streams out of memory, and the margins are loaded and stored an eighth as often.
+    while feature + 8 <= weights.len() {
+        let (a, b) = (&tile.column(feature)[..rows], &tile.column(feature + 1)[..rows]);
+        let (c, d) = (&tile.column(feature + 2)[..rows], &tile.column(feature + 3)[..rows]);
+        let (e, f) = (&tile.column(feature + 4)[..rows], &tile.column(feature + 5)[..rows]);
+        let (g, h) = (&tile.column(feature + 6)[..rows], &tile.column(feature + 7)[..rows]);
+        let w = &weights[feature..feature + 8];
+        let (wa, wb, wc, wd, we, wf, wg, wh) = (w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]);
+        for row in 0..rows {
+            let front = (wa * a[row] + wb * b[row]) + (wc * c[row] + wd * d[row]);
+            let back = (we * e[row] + wf * f[row]) + (wg * g[row] + wh * h[row]);
+            margins[row] += front + back;
+        }
+        feature += 8;
+    }
     while feature + 4 <= weights.len() {
         let (a, b) = (&tile.column(feature)[..rows], &tile.column(feature + 1)[..rows]);
         let (c, d) = (&tile.column(feature + 2)[..rows], &tile.column(feature + 3)[..rows]);

@@ -7,7 +7,7 @@ use wattle_store::{Dataset, table::Overrides};
 
 use super::Context;
 use crate::{
-    client::{Refusal, file_body},
+    client::{Refusal, Upload},
     flags::{DataCommand, ReadingFlags},
     output::{bytes, grouped, note, pairs, print, significant, table},
 };
@@ -91,11 +91,12 @@ async fn add_file(context: &Context, path: &Path) -> Result<Dataset> {
 async fn add(context: &Context, name: &Name, file: &Path, overrides: &Overrides, conflict: &str) -> Result<Dataset> {
     let source = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let overrides = serde_json::to_string(overrides)?;
+    let (body, _shown) = Upload::open(file, "the server reads the table").await?.start();
     let request = context
         .client
         .request(Method::PUT, &format!("/api/v1/datasets/{name}"))
         .query(&[("source", source.as_str()), ("overrides", &overrides), ("conflict", conflict)])
-        .body(file_body(file).await?);
+        .body(body);
     context.client.answer(request).await
 }
 

@@ -60,13 +60,13 @@ pub(crate) async fn run(context: &Context, command: JobsCommand) -> Result<ExitC
 /// Watches a job until it ends, with a bar while a person looks on.
 pub(crate) async fn follow(context: &Context, id: Uuid) -> Result<Job> {
     let bar = if progress_is_watched() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len}  {msg}")?);
+    bar.set_style(ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len}  {wide_msg}")?);
     bar.set_prefix("queued");
     let mut last: Option<Job> = None;
     context
         .client
         .events(&format!("/api/v1/training-jobs/{id}/events"), |job: Job| {
-            if let Some(progress) = &job.progress {
+            if let (Some(progress), false) = (&job.progress, job.state.is_final()) {
                 draw(&bar, progress);
             } else {
                 bar.set_prefix(job.state.to_string());
@@ -86,8 +86,10 @@ pub(crate) async fn follow(context: &Context, id: Uuid) -> Result<Job> {
 fn draw(bar: &ProgressBar, progress: &Value) {
     let number = |key: &str| progress.get(key).and_then(Value::as_f64);
     bar.set_prefix(progress.get("stage").and_then(Value::as_str).unwrap_or_default().to_owned());
-    bar.set_length(progress.get("of").and_then(Value::as_u64).unwrap_or(0));
-    bar.set_position(progress.get("iteration").and_then(Value::as_u64).unwrap_or(0));
+    bar.update(|state| {
+        state.set_len(progress.get("of").and_then(Value::as_u64).unwrap_or(0));
+        state.set_pos(progress.get("iteration").and_then(Value::as_u64).unwrap_or(0));
+    });
     let mut parts = Vec::new();
     if let Some(loss) = number("loss") {
         parts.push(format!("loss {}", significant(loss)));

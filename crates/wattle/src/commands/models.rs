@@ -9,7 +9,7 @@ use wattle_store::{AliasChange, Model, ModelVersion};
 
 use super::Context;
 use crate::{
-    client::file_body,
+    client::Upload,
     flags::{ModelsCommand, OutputFormat},
     output::{bytes, note, pairs, print, print_line, quantity, significant, table},
 };
@@ -83,15 +83,21 @@ async fn import(
     intercept: Option<&Path>,
 ) -> Result<ModelVersion> {
     let request = context.client.request(Method::POST, &format!("/api/v1/models/{name}/versions"));
+    const AFTERWARDS: &str = "the server checks the model";
+    let mut shown = Vec::new();
     let request = match (file, coef) {
         (Some(file), _) => {
-            request.header(header::CONTENT_TYPE, "application/octet-stream").body(file_body(file).await?)
+            let (body, bar) = Upload::open(file, AFTERWARDS).await?.start();
+            shown.push(bar);
+            request.header(header::CONTENT_TYPE, "application/octet-stream").body(body)
         }
         (None, Some(coef)) => {
             let mut form = multipart::Form::new();
             for (part, path) in [("coef", Some(coef)), ("intercept", intercept)] {
                 if let Some(path) = path {
-                    form = form.part(part, multipart::Part::stream(file_body(path).await?).file_name(part));
+                    let (body, bar) = Upload::open(path, AFTERWARDS).await?.start();
+                    shown.push(bar);
+                    form = form.part(part, multipart::Part::stream(body).file_name(part));
                 }
             }
             request.multipart(form)

@@ -1,9 +1,10 @@
 use std::{
-    io::{self, Read},
+    io::{self, IsTerminal, Read},
     path::Path,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Method, Response};
 use serde_json::{Map, Value, json};
 use wattle_core::{Datatype, Name};
@@ -12,7 +13,7 @@ use super::Context;
 use crate::{
     client::Client,
     flags::{OutputFormat, PredictFlags},
-    output::{note, print_line, quantity},
+    output::{note, print_line, progress_is_watched, quantity},
 };
 
 /// Rows of a CSV file that go into one call.
@@ -60,6 +61,10 @@ async fn predict_csv(context: &Context, name: &Name, path: &Path) -> Result<()> 
     let mut printer = Printer { format: context.output, writer: csv::Writer::from_writer(io::stdout()), head: false };
     let mut total = Cost::default();
     let mut calls = 0;
+    // Where the answers themselves go to the terminal, they are the progress.
+    let watched = progress_is_watched() && !io::stdout().is_terminal();
+    let bar = if watched { ProgressBar::no_length() } else { ProgressBar::hidden() };
+    bar.set_style(ProgressStyle::with_template("predicting  {human_pos} rows  {per_sec}")?);
     let mut rows = Vec::new();
     let mut records = reader.records();
     loop {
@@ -73,6 +78,7 @@ async fn predict_csv(context: &Context, name: &Name, path: &Path) -> Result<()> 
             rows.push(Value::Object(row));
         }
         if !rows.is_empty() && (ended || rows.len() == ROWS_A_CALL) {
+            let sent = rows.len() as u64;
             let (answer, cost) = call(&context.client, name, &json!({ "rows": std::mem::take(&mut rows) })).await?;
             match printer.print(&answer) {
                 // A reader that has seen enough, such as `head`, is no error.
@@ -81,11 +87,13 @@ async fn predict_csv(context: &Context, name: &Name, path: &Path) -> Result<()> 
             }
             total.add(&cost);
             calls += 1;
+            bar.inc(sent);
         }
         if ended {
             break;
         }
     }
+    bar.finish_and_clear();
     if context.output == OutputFormat::Table {
         note(&total.describe(calls));
     }
