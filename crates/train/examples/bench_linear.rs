@@ -15,7 +15,7 @@ use std::time::Instant;
 use pulp::bytemuck;
 use serde_json::{Value, json};
 use wattle_train::kernel::Loss;
-use wattle_train::optimise::{LbfgsOptions, Method, Optimiser, Problem, Progress, SgdOptions, fit};
+use wattle_train::optimise::{LbfgsOptions, Method, Optimiser, Problem, Progress, Schedule, SgdOptions, fit};
 use wattle_train::runner::Local;
 use wattle_train::shards::Shards;
 
@@ -30,6 +30,8 @@ fn main() -> Result<(), Failure> {
                 epochs: epochs.parse()?,
                 batch_size: batch.parse()?,
                 learning_rate: rate.parse()?,
+                // Falling rates on both sides: scikit-learn's is inverse scaling unless told otherwise.
+                schedule: Schedule::Cosine,
                 ..SgdOptions::default()
             };
             run(Path::new(folder), "y_line.npy", Loss::SquaredError, 0.0, Method::Sgd(settings), f64::NEG_INFINITY)?

@@ -15,9 +15,9 @@ pub enum Error {
     /// Too many jobs are waiting already.
     #[error("{0}")]
     Busy(String),
-    /// The optimiser left the numbers that a machine can hold.
+    /// The loss grew without bound instead of falling.
     #[error(
-        "the loss is not finite after {iterations} iterations: lower the learning rate, or standardise the features"
+        "the loss grew without bound within {iterations} iterations: lower the learning rate, or standardise the features"
     )]
     Diverged {
         /// Iterations done before it was seen.

@@ -2,6 +2,7 @@
 
 mod datasets;
 mod deployments;
+mod drain;
 mod error;
 mod extract;
 mod jobs;
@@ -97,6 +98,7 @@ pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
         .layer(middleware::from_fn_with_state(hosts, refuse_other_sites))
+        .layer(middleware::from_fn(drain::hear_out))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             ApiError::new(Code::Internal, "internal error: the server's log has the details").into_response()
         }))

@@ -59,8 +59,9 @@ impl Data {
             for row in 0..n {
                 if row != pivot {
                     let factor = system[row][pivot] / system[pivot][pivot];
-                    for column in pivot..=n {
-                        system[row][column] -= factor * system[pivot][column];
+                    let pivot_row = system[pivot].clone();
+                    for (value, above) in system[row].iter_mut().zip(pivot_row) {
+                        *value -= factor * above;
                     }
                 }
             }
@@ -370,9 +371,9 @@ fn settings_out_of_range_are_refused() {
     let problem = data.problem(Loss::SquaredError);
     let refused = |problem: &Problem, options: Optimiser| matches!(solve(problem, &shards, options), Err(Error::Invalid(message)) if !message.ends_with('.'));
     let sgd = SgdOptions::default();
-    assert!(refused(&Problem { l1: -1.0, ..problem.clone() }, lbfgs().into()));
-    assert!(refused(&Problem { l2: f64::NAN, ..problem.clone() }, lbfgs().into()));
-    assert!(refused(&problem, Method::Sgd(SgdOptions { momentum: 1.0, ..sgd.clone() }).into()));
+    assert!(refused(&Problem { l1: -1.0, ..problem }, lbfgs().into()));
+    assert!(refused(&Problem { l2: f64::NAN, ..problem }, lbfgs().into()));
+    assert!(refused(&problem, Method::Sgd(SgdOptions { momentum: 1.0, ..sgd }).into()));
     assert!(refused(&problem, Method::Sgd(SgdOptions { batch_size: 0, ..sgd }).into()));
     assert!(refused(&problem, Method::Gd(GdOptions { learning_rate: 0.0, ..GdOptions::default() }).into()));
     let early_stopping = Some(EarlyStopping::default());

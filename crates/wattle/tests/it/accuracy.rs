@@ -4,24 +4,15 @@ use std::{collections::BTreeMap, fs};
 
 use serde_json::Value;
 
-use crate::support::{Server, example, root};
+use crate::support::{Server, example, root, words};
 
 #[test]
 fn linear_regression_is_least_squares() {
     let server = Server::start();
-    server.wattle(&[
-        "train",
-        "--algorithm",
-        "linear-regression",
-        "--data",
-        &example("diabetes.csv"),
-        "--target",
-        "target",
-        "--validation",
-        "0",
-        "--name",
-        "diabetes",
-    ]);
+    server.wattle(&words(
+        "train --algorithm linear-regression --data examples/diabetes.csv --target target --validation 0
+             --name diabetes",
+    ));
     let table = Table::read("diabetes.csv", "target");
     let expected = table.least_squares();
     let metrics = &server.json(&["models", "show", "diabetes"])["metrics"];
@@ -52,41 +43,19 @@ fn every_optimiser_finds_the_founding_line() {
     let table = Table::read("line.csv", "y");
     let expected = table.least_squares();
     for settings in [
-        &["--optimizer", "lbfgs"][..],
-        &["--optimizer", "gd", "--learning-rate", "0.1", "--iterations", "2000"],
-        &[
-            "--optimizer",
-            "sgd",
-            "--learning-rate",
-            "0.1",
-            "--epochs",
-            "200",
-            "--schedule",
-            "cosine",
-            "--momentum",
-            "0.5",
-        ],
+        "--optimizer lbfgs",
+        "--optimizer gd --learning-rate 0.1 --iterations 2000",
+        "--optimizer sgd --learning-rate 0.1 --epochs 200 --schedule cosine --momentum 0.5",
     ] {
-        let train = [
-            "train",
-            "--algorithm",
-            "linear-regression",
-            "--data",
-            &example("line.csv"),
-            "--target",
-            "y",
-            "--validation",
-            "0",
-            "--name",
-            "line",
-        ];
-        server.wattle(&[&train[..], settings].concat());
+        let train =
+            "train --algorithm linear-regression --data examples/line.csv --target y --validation 0 --name line";
+        server.wattle(&words(&format!("{train} {settings}")));
         let metrics = &server.json(&["models", "show", "line"])["metrics"];
         let (intercept, slope) =
             (metrics["intercept"].as_f64().unwrap(), metrics["coefficients"]["x"].as_f64().unwrap());
         assert!(
             (slope - expected[1]).abs() < 2e-3 && (intercept - expected[0]).abs() < 2e-3,
-            "{settings:?}: {intercept} + {slope} x"
+            "{settings}: {intercept} + {slope} x"
         );
     }
 }
@@ -117,19 +86,10 @@ fn breast_cancer_is_told_apart_on_rows_that_were_held_out() {
 #[test]
 fn penguins_with_gaps_and_categories_go_the_whole_way() {
     let server = Server::start();
-    server.wattle(&[
-        "train",
-        "--algorithm",
-        "logistic-regression",
-        "--data",
-        &example("penguins.csv"),
-        "--target",
-        "species",
-        "--l2",
-        "0.001",
-        "--name",
-        "penguins",
-    ]);
+    server.wattle(&words(
+        "train --algorithm logistic-regression --data examples/penguins.csv --target species --l2 0.001
+             --name penguins",
+    ));
     let shown = server.json(&["models", "show", "penguins"]);
     let inputs: BTreeMap<&str, (&str, bool)> = shown["signature"]["inputs"]
         .as_array()
@@ -165,25 +125,10 @@ fn the_same_seed_makes_the_same_model_whatever_the_number_of_threads() {
     let server = Server::start();
     server.wattle(&["data", "add", "cancer", &example("breast_cancer.csv")]);
     let digest = |optimizer: &str, seed: &str, threads: &str| {
-        let job = server.json(&[
-            "train",
-            "--algorithm",
-            "logistic-regression",
-            "--data",
-            "cancer",
-            "--target",
-            "diagnosis",
-            "--optimizer",
-            optimizer,
-            "--seed",
-            seed,
-            "--threads",
-            threads,
-            "--name",
-            "cancer",
-            "--l2",
-            "0.001",
-        ]);
+        let job = server.json(&words(&format!(
+            "train --algorithm logistic-regression --data cancer --target diagnosis --name cancer --l2 0.001
+             --optimizer {optimizer} --seed {seed} --threads {threads}"
+        )));
         server.json(&["models", "show", &format!("cancer:{}", job["result"]["version"])])["digest"].clone()
     };
     for optimizer in ["lbfgs", "sgd"] {

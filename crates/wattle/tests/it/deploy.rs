@@ -123,6 +123,17 @@ fn a_body_over_the_limit_is_told_to_the_caller() {
 }
 
 #[test]
+fn an_upload_over_the_limit_is_told_to_the_caller() {
+    let server = Server::start_with(&["--max-upload-bytes", "100000"]);
+    let folder = tempfile::tempdir().unwrap();
+    let table = crate::support::file(&folder, "table.csv", format!("a,b\n{}", "1,2\n".repeat(2_000_000)));
+    for arguments in [["data", "add", "table", &table], ["models", "import", "--name=table", &table]] {
+        let refusal = server.fails(&arguments);
+        assert!(refusal.contains("--max-upload-bytes"), "{refusal}");
+    }
+}
+
+#[test]
 fn without_a_server_every_command_says_how_to_start_one() {
     let url = nobody();
     let data = example("line.csv");

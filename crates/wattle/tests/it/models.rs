@@ -4,26 +4,17 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::{Server, example, file};
+use crate::support::{Server, command, file, words};
 
 #[test]
 fn versions_are_numbered_and_shown() {
     let server = Server::start();
     assert!(server.wattle(&["models", "list"]).contains("wattle train"));
     server.import_founding();
-    server.wattle(&[
-        "train",
-        "--algorithm",
-        "linear-regression",
-        "--data",
-        &example("line.csv"),
-        "--target",
-        "y",
-        "--name",
-        "founding",
-        "--parent",
-        "founding:1",
-    ]);
+    server.wattle(&words(
+        "train --algorithm linear-regression --data examples/line.csv --target y --name founding
+             --parent founding:1",
+    ));
     let models = server.json(&["models", "list"]);
     assert_eq!(
         (&models[0]["name"], &models[0]["versions"], &models[0]["latest"]),
@@ -139,4 +130,24 @@ fn a_file_that_is_no_model_is_refused_and_leaves_nothing() {
     assert!(server.fails(&["models", "import", "--name", "m", "nowhere.onnx"]).contains("cannot open nowhere.onnx"));
     assert_eq!(server.json(&["models", "list"]), json!([]));
     assert_eq!(server.json(&["gc"])["blobs"], 0);
+}
+
+#[test]
+fn without_onnx_runtime_the_error_tells_how_to_get_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let server = Server::start_in(&data_dir, &[]);
+    server.furnish();
+    server.terminate();
+    let missing = folder.path().join("libonnxruntime.so");
+    let mut launcher = command();
+    launcher.env("ORT_DYLIB_PATH", &missing);
+    let server = Server::spawn(launcher, &data_dir, &[]);
+    let answer = crate::support::post(&format!("{}/models/founding/predict", server.url), &json!({"x": [1.0]}));
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    for told in [answer.text, server.fails(&words("models import --name m --coef examples/model.npy"))] {
+        assert!(told.contains(missing.to_str().unwrap()) && told.contains("ORT_DYLIB_PATH"), "{told}");
+    }
+    // Training writes a model without it.
+    server.wattle(&words("train --algorithm linear-regression --data examples/line.csv --target y"));
 }

@@ -2,28 +2,15 @@
 
 use serde_json::json;
 
-use crate::support::{Server, example, post};
+use crate::support::{Server, example, post, words};
 
 #[test]
 fn the_founding_example_trains_with_its_own_settings_and_answers_three() {
     let server = Server::start();
-    server.wattle(&[
-        "train",
-        "--algorithm",
-        "linear-regression",
-        "--data",
-        &example("line.csv"),
-        "--target",
-        "y",
-        "--name",
-        "line",
-        "--optimizer",
-        "gd",
-        "--learning-rate",
-        "0.01",
-        "--iterations",
-        "1000",
-    ]);
+    server.wattle(&words(
+        "train --algorithm linear-regression --data examples/line.csv --target y --name line --optimizer
+             gd --learning-rate 0.01 --iterations 1000",
+    ));
     server.wattle(&["deploy", "line"]);
     let answer = post(&format!("{}/predict", server.url), &json!({ "x": [1.0] }));
     assert_eq!(answer.status, 200, "{}", answer.text);

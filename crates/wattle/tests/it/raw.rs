@@ -35,12 +35,15 @@ impl Connection {
     ) -> io::Result<Answer> {
         // A server that has heard enough answers and closes before all is sent; the answer is what counts.
         let sent = self.send(method, path, headers, body);
-        self.read().or_else(|error| Err(sent.err().unwrap_or(error)))
+        self.read().map_err(|error| sent.err().unwrap_or(error))
     }
 
     /// Sends a request and does not wait for its answer.
     pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<()> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n", self.host, body.len());
+        let mut head = format!("{method} {path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            head.push_str(&format!("Host: {}\r\n", self.host));
+        }
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

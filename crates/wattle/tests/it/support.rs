@@ -97,34 +97,14 @@ impl Server {
     /// Makes and deploys the models of [`Server::start_furnished`].
     pub(crate) fn furnish(&self) {
         self.import_founding();
-        let data = example("diabetes.csv");
-        self.wattle(&[
-            "train",
-            "--algorithm",
-            "linear-regression",
-            "--data",
-            &data,
-            "--target",
-            "target",
-            "--features",
-            "bmi,bp,s5",
-            "--name",
-            "diabetes",
-        ]);
-        let data = example("penguins.csv");
-        self.wattle(&[
-            "train",
-            "--algorithm",
-            "logistic-regression",
-            "--data",
-            &data,
-            "--target",
-            "species",
-            "--features",
-            "island,body_mass_g,sex",
-            "--name",
-            "penguins",
-        ]);
+        self.wattle(&words(
+            "train --algorithm linear-regression --data examples/diabetes.csv --target target --features bmi,bp,s5
+             --name diabetes",
+        ));
+        self.wattle(&words(
+            "train --algorithm logistic-regression --data examples/penguins.csv --target species
+             --features island,body_mass_g,sex --name penguins",
+        ));
         for model in ["founding", "diabetes", "penguins"] {
             self.wattle(&["deploy", model]);
         }
@@ -132,8 +112,9 @@ impl Server {
 
     /// Imports the founding example's pair as the next version of `founding`: `y = 2x + 1`.
     pub(crate) fn import_founding(&self) {
-        let (coef, intercept) = (example("model.npy"), example("intercept.npy"));
-        self.wattle(&["models", "import", "--name", "founding", "--coef", &coef, "--intercept", &intercept]);
+        self.wattle(&words(
+            "models import --name founding --coef examples/model.npy --intercept examples/intercept.npy",
+        ));
     }
 
     /// `kill -9`.

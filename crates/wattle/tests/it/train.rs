@@ -4,48 +4,17 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::{Server, example, file, root};
+use crate::support::{Server, example, file, root, words};
 
 #[test]
 fn flags_a_job_file_and_the_api_ask_for_the_same() {
     let server = Server::start();
-    let flags = server.json(&[
-        "train",
-        "--algorithm",
-        "logistic-regression",
-        "--data",
-        &example("penguins.csv"),
-        "--target",
-        "species",
-        "--features",
-        "island,body_mass_g,sex",
-        "--name",
-        "penguins",
-        "--optimizer",
-        "sgd",
-        "--learning-rate",
-        "0.05",
-        "--momentum",
-        "0.5",
-        "--schedule",
-        "cosine",
-        "--batch-size",
-        "16",
-        "--epochs",
-        "7",
-        "--l2",
-        "0.001",
-        "--class-weights",
-        "Adelie=1,Gentoo=2",
-        "--validation",
-        "0.25",
-        "--seed",
-        "5",
-        "--threads",
-        "1",
-        "--memory",
-        "64MiB",
-    ]);
+    let flags = server.json(&words(
+        "train --algorithm logistic-regression --data examples/penguins.csv --target species --features
+             island,body_mass_g,sex --name penguins --optimizer sgd --learning-rate 0.05 --momentum 0.5
+             --schedule cosine --batch-size 16 --epochs 7 --l2 0.001 --class-weights Adelie=1,Gentoo=2
+             --validation 0.25 --seed 5 --threads 1 --memory 64MiB",
+    ));
     assert_eq!((&flags["state"], &flags["result"]), (&json!("succeeded"), &json!({"model": "penguins", "version": 1})));
     let folder = tempfile::tempdir().unwrap();
     let job = r#"
@@ -79,7 +48,7 @@ fn flags_a_job_file_and_the_api_ask_for_the_same() {
     assert_eq!(versions[0]["digest"], versions[1]["digest"]);
     assert_eq!(versions[0]["digest"], versions[2]["digest"]);
     assert_eq!(versions[0]["parameters"], versions[1]["parameters"]);
-    assert_eq!(versions[0]["parameters"]["optimizer"]["epochs"], 7, "{}", versions[0]["parameters"]);
+    assert_eq!(versions[0]["parameters"]["optimizer"]["sgd"]["epochs"], 7, "{}", versions[0]["parameters"]);
 }
 
 #[test]
@@ -160,17 +129,8 @@ fn slips_are_told_before_anything_is_queued() {
 #[test]
 fn the_table_for_people_shows_what_was_learnt_and_what_it_cost() {
     let server = Server::start();
-    let shown = server.wattle(&[
-        "train",
-        "--algorithm",
-        "linear-regression",
-        "--data",
-        &example("line.csv"),
-        "--target",
-        "y",
-        "--name",
-        "line",
-    ]);
+    let shown =
+        server.wattle(&words("train --algorithm linear-regression --data examples/line.csv --target y --name line"));
     for words in ["line:1", "rmse", "held-out".to_uppercase().as_str(), "estimated", " x\n"] {
         let known = shown.contains(words) || (words == "estimated" && shown.contains("measured"));
         assert!(known, "no {words:?} in {shown}");
