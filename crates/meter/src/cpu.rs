@@ -15,6 +15,16 @@ pub fn process_cpu_seconds() -> f64 {
     clock_seconds(ClockId::ProcessCPUTime)
 }
 
+/// Processor time of a child of this process so far, in seconds, to the tick (usually 10 ms). A child that has ended can
+/// be asked until its parent waits for it; `None` when there is no such process.
+pub fn child_cpu_seconds(id: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The second field is the program's name, in parentheses, and may hold anything; utime and stime are the 14th and 15th.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// How many processors this process may use: the machine's, less what affinity or a container's quota withholds.
 pub fn cpu_count() -> usize {
     thread::available_parallelism().map_or(1, usize::from)

@@ -25,7 +25,7 @@ mod usage;
 mod cpu;
 mod error;
 
-pub use cpu::{CpuModel, HostCpu, cpu_count, host_cpu, memory_bytes, process_cpu_seconds, thread_cpu_seconds};
+pub use cpu::{CpuModel, child_cpu_seconds, HostCpu, cpu_count, host_cpu, memory_bytes, process_cpu_seconds, thread_cpu_seconds};
 pub use error::{Error, Result};
 pub use ledger::Ledger;
 pub use meter::Meter;

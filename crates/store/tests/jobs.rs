@@ -28,7 +28,7 @@ async fn a_job_succeeds_together_with_its_version() {
 
     assert_eq!(store.start_job(job.id).await.unwrap().state, JobState::Running);
     assert!(matches!(store.start_job(job.id).await, Err(Error::Conflict(_))));
-    store.job_progress(job.id, &json!({"loss": 0.5})).await.unwrap();
+    store.job_progress(job.id, &json!({"loss": 0.5}), &JobCost::default()).await.unwrap();
     assert_eq!(store.job(job.id).await.unwrap().progress, Some(json!({"loss": 0.5})));
 
     let cost = JobCost { cpu_seconds: 2.5, energy: Some(energy()) };
@@ -54,7 +54,7 @@ async fn a_final_state_never_changes() {
         assert_eq!((ended.state, ended.error.as_deref(), ended.cpu_seconds), (state, Some("stopped"), 1.5));
         assert!(matches!(store.end_job(job.id, end(JobState::Failed)).await, Err(Error::Conflict(_))));
         assert!(matches!(store.start_job(job.id).await, Err(Error::Conflict(_))));
-        assert!(matches!(store.job_progress(job.id, &json!(1)).await, Err(Error::Conflict(_))));
+        assert!(matches!(store.job_progress(job.id, &json!(1), &JobCost::default()).await, Err(Error::Conflict(_))));
         let path = fixture.file(b"model");
         let late = store.finish_job_with_version(job.id, &path, JobCost::default(), manifest).await;
         assert!(matches!(late, Err(Error::Conflict(_))), "{late:?}");

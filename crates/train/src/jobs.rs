@@ -15,12 +15,12 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, Command},
-    sync::{Semaphore, watch},
-    task::JoinHandle,
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch},
 };
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use wattle_core::{Activity, Energy, ModelVersionId, Usage};
-use wattle_meter::Meter;
+use wattle_meter::{Meter, child_cpu_seconds};
 use wattle_store::{DataReference, Dataset, Job, JobCost, JobEnd, JobState, Manifest, Store, TrainingCost};
 
 use crate::{
@@ -56,8 +56,13 @@ struct Inner {
     store: Store,
     meter: Meter,
     options: JobsOptions,
+    /// One for each job that may be here at all; closed when the server ends.
+    places: Arc<Semaphore>,
+    /// One for each job that may run.
     turns: Semaphore,
     live: Mutex<HashMap<Uuid, Live>>,
+    /// Submissions and jobs under way.
+    tasks: TaskTracker,
 }
 
 /// A job that has not ended.
@@ -65,7 +70,6 @@ struct Live {
     job: watch::Sender<Job>,
     /// The state in which somebody wants it to end.
     stop: watch::Sender<Option<JobState>>,
-    task: Option<JoinHandle<()>>,
 }
 
 /// What a job was given.
@@ -75,6 +79,7 @@ struct Order {
     data: Dataset,
     parent: Option<ModelVersionId>,
     request: WorkerRequest,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Jobs {
@@ -82,10 +87,15 @@ impl Jobs {
     pub async fn start(store: Store, meter: Meter, options: JobsOptions) -> Result<Jobs> {
         for id in store.interrupt_running_jobs().await? {
             tracing::warn!(%id, "a training job was interrupted when the server stopped");
-            remove_folder(&store.job_dir(id));
         }
+        // No job of this server has a folder yet, so what is there was left by an earlier one.
+        if let Some(folders) = store.job_dir(Uuid::nil()).parent() {
+            remove_folder(folders);
+        }
+        let places = Arc::new(Semaphore::new(options.max_running + options.max_waiting));
         let turns = Semaphore::new(options.max_running);
-        Ok(Jobs { inner: Arc::new(Inner { store, meter, options, turns, live: Mutex::default() }) })
+        let (live, tasks) = (Mutex::default(), TaskTracker::new());
+        Ok(Jobs { inner: Arc::new(Inner { store, meter, options, places, turns, live, tasks }) })
     }
 
     /// Queues a job.
@@ -102,30 +112,16 @@ impl Jobs {
             Some(reference) => Some(inner.store.resolve(reference).await?.id()),
             None => None,
         };
-        let bound = inner.options.max_running + inner.options.max_waiting;
-        if inner.lock_live().len() >= bound {
-            return Err(Error::Busy(format!("{bound} training jobs are queued or running already: try again later")));
-        }
-        let parameters = serde_json::to_value(&spec).map_err(|error| Error::Internal(error.to_string()))?;
-        let job = inner.store.create_job(&resolved.name, parameters.clone()).await?;
-        let prepared = prepare_folder(&inner.store, &job, &data).await;
-        let table = match prepared {
-            Ok(table) => table,
-            Err(error) => {
-                let end = JobEnd { state: JobState::Failed, error: Some(error.to_string()), cost: JobCost::default() };
-                inner.store.end_job(job.id, end).await?;
-                return Err(error);
-            }
-        };
-        let request = WorkerRequest { table, work_dir: inner.store.job_dir(job.id), spec: parameters };
-        let (changes, _) = watch::channel(job.clone());
-        let (stop, stopped) = watch::channel(None);
-        let order = Order { job: job.clone(), spec: resolved, data, parent, request };
-        // The task waits for the lock, so it cannot look for its entry before there is one.
-        let mut live = inner.lock_live();
-        let task = tokio::spawn(Arc::clone(inner).run(order, stopped));
-        live.insert(job.id, Live { job: changes, stop, task: Some(task) });
-        Ok(job)
+        let place = Arc::clone(&inner.places).try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::NoPermits => Error::Busy(format!(
+                "{} training jobs are queued or running already: try again later",
+                inner.options.max_running + inner.options.max_waiting
+            )),
+            TryAcquireError::Closed => Error::Busy("the server is shutting down: try again when it is back".into()),
+        })?;
+        // A task of its own, so that a caller that leaves now does not leave half a job behind.
+        let submission = Arc::clone(inner).enqueue(spec, resolved, data, parent, place);
+        inner.tasks.spawn(submission).await.map_err(|error| Error::Internal(error.to_string()))?
     }
 
     /// The job as it is now.
@@ -155,7 +151,11 @@ impl Jobs {
         });
         let Some(mut changes) = changes else {
             let job = self.inner.store.job(id).await?;
-            return Err(Error::Conflict(format!("job {id} has ended already: it is {}", job.state)));
+            if job.state.is_final() {
+                return Err(Error::Conflict(format!("job {id} has ended already: it is {}", job.state)));
+            }
+            // It is between the catalogue and the queue.
+            return Err(Error::Busy(format!("job {id} is just being queued: try again")));
         };
         // The sender goes only after the job's end was told.
         let _ = changes.wait_for(|job| job.state.is_final()).await;
@@ -168,19 +168,21 @@ impl Jobs {
 
     /// Ends what runs or waits, as interrupted, and returns when that is written.
     pub async fn shutdown(&self) {
-        let tasks: Vec<JoinHandle<()>> = {
-            let mut live = self.inner.lock_live();
-            live.values_mut()
-                .filter_map(|live| {
-                    live.stop.send_if_modified(|stop| stop.is_none() && stop.replace(JobState::Interrupted).is_none());
-                    live.task.take()
-                })
-                .collect()
-        };
-        for task in tasks {
-            // A task that panicked has said so in the log.
-            let _ = task.await;
+        {
+            let live = self.inner.lock_live();
+            self.inner.places.close();
+            for live in live.values() {
+                live.interrupt();
+            }
         }
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Live {
+    fn interrupt(&self) {
+        self.stop.send_if_modified(|stop| stop.is_none() && stop.replace(JobState::Interrupted).is_none());
     }
 }
 
@@ -193,6 +195,43 @@ impl Inner {
         if let Some(live) = self.lock_live().get(&job.id) {
             live.job.send_replace(job);
         }
+    }
+
+    /// Writes a job into the catalogue, prepares its folder, and starts the task that sees it through.
+    async fn enqueue(
+        self: Arc<Self>,
+        spec: TrainingSpec,
+        resolved: ResolvedSpec,
+        data: Dataset,
+        parent: Option<ModelVersionId>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Job> {
+        let parameters = serde_json::to_value(&spec).map_err(|error| Error::Internal(error.to_string()))?;
+        let job = self.store.create_job(&resolved.name, parameters.clone()).await?;
+        let work_dir = self.store.job_dir(job.id);
+        let table = match prepare_folder(&self.store, &work_dir, &data).await {
+            Ok(table) => table,
+            Err(error) => {
+                remove_folder(&work_dir);
+                let end = JobEnd { state: JobState::Failed, error: Some(error.to_string()), cost: JobCost::default() };
+                self.store.end_job(job.id, end).await?;
+                return Err(error);
+            }
+        };
+        let request = WorkerRequest { table, work_dir, spec: parameters };
+        let (changes, _) = watch::channel(job.clone());
+        let (stop, stopped) = watch::channel(None);
+        let order = Order { job: job.clone(), spec: resolved, data, parent, request, _place: place };
+        let entry = Live { job: changes, stop };
+        {
+            let mut live = self.lock_live();
+            if self.places.is_closed() {
+                entry.interrupt();
+            }
+            live.insert(job.id, entry);
+        }
+        self.tasks.spawn(Arc::clone(&self).run(order, stopped));
+        Ok(job)
     }
 
     async fn run(self: Arc<Self>, order: Order, mut stop: watch::Receiver<Option<JobState>>) {
@@ -246,7 +285,7 @@ impl Inner {
             Err(error) => return Outcome::Failed(error.to_string()),
         };
         self.publish(job.clone());
-        let (mut child, _stdin) = match spawn(&self.options.program, &order.request).await {
+        let (mut child, stdin) = match spawn(&self.options.program, &order.request).await {
             Ok(child) => child,
             Err(error) => return Outcome::Failed(format!("the training process could not be started: {error}")),
         };
@@ -281,11 +320,12 @@ impl Inner {
                     let Ok(progress) = serde_json::to_value(progress) else { continue };
                     if kept_at.elapsed() >= PROGRESS_KEPT_EVERY {
                         kept_at = Instant::now();
-                        if let Err(error) = self.store.job_progress(job.id, &progress).await {
+                        if let Err(error) = self.store.job_progress(job.id, &progress, &account.cost()).await {
                             tracing::warn!(id = %job.id, %error, "progress not kept");
                         }
                     }
-                    self.publish(Job { progress: Some(progress), ..job.clone() });
+                    let JobCost { cpu_seconds, energy } = account.cost();
+                    self.publish(Job { progress: Some(progress), cpu_seconds, energy, ..job.clone() });
                 }
                 Ok(Event::Done(done)) => {
                     account.charge(&self.meter, order, done.cpu_seconds, 1);
@@ -299,7 +339,13 @@ impl Inner {
             // It may have ended by itself in this instant, which is as good.
             let _ = child.start_kill();
         }
-        drop(_stdin);
+        drop(stdin);
+        // It has closed its output or was killed, so it is at its end. Its last work is charged before it is forgotten.
+        let used = match (child.id(), &outcome) {
+            (_, Some(Outcome::Succeeded(_))) | (None, _) => None,
+            (Some(id), _) => child_cpu_seconds(id),
+        };
+        account.charge(&self.meter, order, used.unwrap_or(0.0), 0);
         let status = child.wait().await;
         outcome.unwrap_or_else(|| {
             let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -431,11 +477,10 @@ async fn spawn(program: &Path, request: &WorkerRequest) -> io::Result<(Child, Ch
 
 /// The job's folder with the table in it: a second name of the blob, so that removing the data set does not take it away
 /// while the job waits.
-async fn prepare_folder(store: &Store, job: &Job, data: &Dataset) -> Result<PathBuf> {
-    let folder = store.job_dir(job.id);
+async fn prepare_folder(store: &Store, folder: &Path, data: &Dataset) -> Result<PathBuf> {
     let blob = store.blobs().local_path(data.digest).await?;
     let table = folder.join("data.parquet");
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(folder)?;
     fs::hard_link(blob, &table)?;
     Ok(table)
 }

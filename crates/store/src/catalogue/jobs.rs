@@ -27,9 +27,9 @@ pub struct Job {
     pub error: Option<String>,
     /// The version that it made.
     pub result: Option<ModelVersionId>,
-    /// Processor time, in seconds; 0 until it ends.
+    /// Processor time so far, in seconds.
     pub cpu_seconds: f64,
-    /// Energy; absent until it ends.
+    /// Energy so far; absent before the job's first word.
     pub energy: Option<Energy>,
     /// When it was asked for.
     pub created_at: DateTime<Utc>,
@@ -168,11 +168,16 @@ impl Store {
         decode(&row)
     }
 
-    /// Keeps what a running job says of its progress; a conflict in any other state.
-    pub async fn job_progress(&self, id: Uuid, progress: &Value) -> Result<()> {
+    /// Keeps what a running job says of its progress, and what it has cost so far; a conflict in any other state.
+    pub async fn job_progress(&self, id: Uuid, progress: &Value, cost: &JobCost) -> Result<()> {
+        let energy = cost.encode()?;
         let mut tx = self.catalogue().write().await?;
-        let updated = sqlx::query("UPDATE jobs SET progress = ? WHERE id = ? AND state = 'running'")
+        let updated = sqlx::query(
+            "UPDATE jobs SET progress = ?, cpu_seconds = ?, energy = ? WHERE id = ? AND state = 'running'",
+        )
             .bind(to_json("progress", progress)?)
+            .bind(cost.cpu_seconds)
+            .bind(energy)
             .bind(id.to_string())
             .execute(&mut *tx)
             .await?;
