@@ -17,6 +17,8 @@ pub enum Code {
     Unsupported,
     /// Another site's page sent it.
     Forbidden,
+    /// The caller took too long to send it.
+    Timeout,
     /// The caller asks for more than its share.
     TooMany,
     /// The server cannot answer now.
@@ -97,12 +99,14 @@ impl From<wattle_store::Error> for ApiError {
 impl From<wattle_engine::Error> for ApiError {
     fn from(error: wattle_engine::Error) -> ApiError {
         use wattle_engine::Error;
-        let code = match &error {
+        let message = error.to_string();
+        let code = match error {
+            Error::Io(error) => return error.into(),
             Error::InvalidModel(_) | Error::InvalidInput(_) => Code::InvalidArgument,
             Error::RuntimeMissing { .. } | Error::RuntimeBroken { .. } => Code::Unavailable,
             Error::Run(_) => Code::Internal,
         };
-        ApiError::new(code, error.to_string())
+        ApiError::new(code, message)
     }
 }
 
@@ -128,7 +132,6 @@ impl From<wattle_train::Error> for ApiError {
         use wattle_train::Error;
         match error {
             Error::Invalid(message) => ApiError::invalid(message),
-            Error::NotFound(message) => ApiError::new(Code::NotFound, message),
             Error::Conflict(message) => ApiError::new(Code::Conflict, message),
             Error::Busy(message) => ApiError { code: Code::TooMany, message, retry_after_seconds: Some(10) },
             Error::Store(error) => error.into(),

@@ -2,6 +2,7 @@
 //! or stalls its reader costs that child alone.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -47,6 +48,10 @@ pub enum Finding {
     Refused(String),
     /// This machine lacks something.
     Unavailable(String),
+    /// The disk is full.
+    DiskFull,
+    /// The system failed, and how: the file may be good.
+    Failed(String),
 }
 
 /// The child's side.
@@ -62,6 +67,10 @@ pub fn inspect(inspection: &Inspection) -> Finding {
         Err(error @ (wattle_engine::Error::RuntimeMissing { .. } | wattle_engine::Error::RuntimeBroken { .. })) => {
             Finding::Unavailable(error.to_string())
         }
+        Err(wattle_engine::Error::Io(error)) => match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Finding::DiskFull,
+            _ => Finding::Failed(error.to_string()),
+        },
         Err(error) => Finding::Refused(error.to_string()),
     }
 }
@@ -83,13 +92,39 @@ pub(crate) async fn inspect_in_child(program: &Path, inspection: &Inspection) ->
     let output = tokio::time::timeout(TIME_LIMIT, child.wait_with_output())
         .await
         .map_err(|_| ApiError::invalid(format!("the model did not load within {} s", TIME_LIMIT.as_secs())))??;
-    match serde_json::from_slice(&output.stdout) {
-        Ok(Finding::Usable(signature)) => Ok(signature),
-        Ok(Finding::Refused(reason)) => Err(ApiError::invalid(reason)),
-        Ok(Finding::Unavailable(reason)) => Err(ApiError::new(Code::Unavailable, reason)),
+    match serde_json::from_slice::<Finding>(&output.stdout) {
+        Ok(finding) => signature(finding),
         Err(_) => Err(ApiError::invalid(format!(
             "not a usable ONNX model: the process that loaded it ended with {}",
             output.status
         ))),
+    }
+}
+
+fn signature(finding: Finding) -> Result<Signature> {
+    Err(match finding {
+        Finding::Usable(signature) => return Ok(signature),
+        Finding::Refused(reason) => ApiError::invalid(reason),
+        Finding::Unavailable(reason) => ApiError::new(Code::Unavailable, reason),
+        Finding::DiskFull => io::Error::from(io::ErrorKind::StorageFull).into(),
+        Finding::Failed(reason) => ApiError::internal(reason),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_not_a_bad_model() {
+        let coef = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/model.npy");
+        let code = |model: &str| {
+            let finding = inspect(&Inspection::Linear { coef: coef.clone(), intercept: None, model: model.into() });
+            signature(serde_json::from_slice(&serde_json::to_vec(&finding).unwrap()).unwrap()).unwrap_err().code
+        };
+        assert_eq!(code("/dev/full"), Code::OutOfSpace);
+        assert_eq!(code("/nowhere/model.onnx"), Code::Internal);
     }
 }

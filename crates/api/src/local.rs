@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -13,14 +14,15 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::{
     io::AsyncWriteExt,
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
+use tracing::Instrument;
 use uuid::Uuid;
 use wattle_core::{ModelReference, ModelVersionId, Name};
 use wattle_deploy::{DeploymentRequest, Deployments};
 use wattle_engine::Tensor;
 use wattle_meter::{Meter, UsageLine, UsageQuery};
-use wattle_serve::{Prediction, ReplicaStatus, Server};
+use wattle_serve::{Call, Prediction, Replica, ReplicaStatus, Server};
 use wattle_store::{
     AliasChange, Collected, Dataset, Deployment, Job, Manifest, Model, ModelVersion, NewDataset, StagedFile, Store,
     table,
@@ -30,11 +32,13 @@ use wattle_train::{jobs::Jobs, spec::TrainingSpec};
 use crate::{
     ApiError, Code, Result, Service,
     import::{Inspection, inspect_in_child},
-    service::{AddDataset, DeployedModel, ImportFiles, OnConflict, ServerInfo, Upload},
+    service::{AddDataset, AddedDataset, ImportFiles, OnConflict, ServerInfo, Upload},
 };
 
 /// How many conversions of data sets and inspections of models run at once; the others wait.
 const CONCURRENT_IMPORTS: usize = 2;
+/// An upload that sends nothing for so long is given up.
+const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
 /// The most jobs that a listing shows.
 const JOBS_LISTED: u32 = 200;
 
@@ -60,7 +64,7 @@ pub struct Local {
     server: Server,
     deployments: Deployments,
     program: PathBuf,
-    imports: Semaphore,
+    imports: Arc<Semaphore>,
     closing: AtomicBool,
 }
 
@@ -74,7 +78,7 @@ impl Local {
             jobs: parts.jobs,
             server: parts.server,
             program: parts.program,
-            imports: Semaphore::new(CONCURRENT_IMPORTS),
+            imports: Arc::new(Semaphore::new(CONCURRENT_IMPORTS)),
             closing: AtomicBool::new(false),
         })
     }
@@ -95,12 +99,8 @@ impl Local {
         Ok(self.meter.shutdown().await?)
     }
 
-    async fn import_place(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
-        self.imports.acquire().await.map_err(ApiError::internal)
-    }
-
-    async fn reload(&self) -> Result<()> {
-        Ok(self.server.reload().await?)
+    async fn import_place(&self) -> Result<OwnedSemaphorePermit> {
+        Arc::clone(&self.imports).acquire_owned().await.map_err(ApiError::internal)
     }
 }
 
@@ -123,8 +123,14 @@ impl Service for Local {
         let staged = self.store.staging().file("")?;
         let mut file = tokio::fs::File::from_std(staged.create()?);
         let mut bytes: u64 = 0;
-        while let Some(piece) = upload.next().await {
-            let piece = piece?;
+        loop {
+            let piece = tokio::time::timeout(UPLOAD_SILENCE, upload.next()).await.map_err(|_| {
+                ApiError::new(
+                    Code::Timeout,
+                    format!("the upload was silent for {} s: send it again", UPLOAD_SILENCE.as_secs()),
+                )
+            })?;
+            let Some(piece) = piece.transpose()? else { break };
             bytes += piece.len() as u64;
             if bytes > max_bytes {
                 return Err(ApiError::new(
@@ -140,12 +146,13 @@ impl Service for Local {
         Ok(staged)
     }
 
-    async fn add_dataset(&self, name: Name, file: StagedFile, options: AddDataset) -> Result<Dataset> {
-        let _place = self.import_place().await?;
+    async fn add_dataset(&self, name: Name, file: StagedFile, options: AddDataset) -> Result<AddedDataset> {
+        let place = self.import_place().await?;
         let normal = self.store.staging().file(".parquet")?;
-        let overrides = options.overrides;
-        // The closure owns both files, so a caller that leaves does not take them away under it.
+        let (overrides, reading) = (options.overrides.clone(), options.overrides);
+        // The closure owns the place and both files, so a caller that leaves does not take them away under it.
         let (normal, normalised) = tokio::task::spawn_blocking(move || {
+            let _place = place;
             let result = table::normalise(file.path(), normal.path(), &overrides, &mut |_| {});
             (normal, result)
         })
@@ -157,16 +164,18 @@ impl Service for Local {
             schema: normalised.schema,
             rows: normalised.rows,
             source: options.source,
+            reading,
             replace: options.conflict == OnConflict::Replace,
         };
-        match self.store.put_dataset(new.clone(), normal.path()).await {
+        let dataset = match self.store.put_dataset(new.clone(), normal.path()).await {
             Err(wattle_store::Error::Conflict(_)) if options.conflict == OnConflict::Rename => {
                 let (digest, _) = wattle_store::digest_file(normal.path()).await?;
                 new.name = renamed(&new.name, &digest.short())?;
-                Ok(self.store.put_dataset(new, normal.path()).await?)
+                self.store.put_dataset(new, normal.path()).await?
             }
-            result => Ok(result?),
-        }
+            result => result?,
+        };
+        Ok(AddedDataset { dataset, warnings: normalised.warnings })
     }
 
     async fn datasets(&self) -> Result<Vec<Dataset>> {
@@ -280,33 +289,38 @@ impl Service for Local {
     }
 
     async fn deploy(&self, request: DeploymentRequest) -> Result<Deployment> {
-        let deployment = self.deployments.deploy(request).await?;
-        self.reload().await?;
-        Ok(deployment)
+        let (deployments, server) = (self.deployments.clone(), self.server.clone());
+        see_through(async move {
+            let deployment = deployments.deploy(request).await?;
+            server.reload().await?;
+            Ok(deployment)
+        })
+        .await
     }
 
     async fn undeploy(&self, name: Name) -> Result<()> {
-        self.deployments.undeploy(&name).await?;
-        self.reload().await
+        let (deployments, server) = (self.deployments.clone(), self.server.clone());
+        see_through(async move {
+            deployments.undeploy(&name).await?;
+            Ok(server.reload().await?)
+        })
+        .await
     }
 
     async fn deployments(&self) -> Result<Vec<ReplicaStatus>> {
         Ok(self.server.status())
     }
 
-    fn find(&self, deployment: Option<&Name>) -> Result<DeployedModel> {
-        let replica = self.server.find(deployment)?;
-        Ok(DeployedModel {
-            name: replica.deployment.name.clone(),
-            version: replica.deployment.version,
-            signature: replica.signature.clone(),
-            loaded: replica.is_loaded(),
-        })
+    fn find(&self, deployment: Option<&Name>) -> Result<Arc<Replica>> {
+        Ok(self.server.find(deployment)?)
     }
 
-    async fn predict(&self, deployment: Name, inputs: Vec<Tensor>) -> Result<Prediction> {
-        let replica = self.server.find(Some(&deployment))?;
-        Ok(self.server.predict(replica, inputs).await?)
+    fn admit(&self, replica: Arc<Replica>) -> Result<Call> {
+        Ok(self.server.admit(replica)?)
+    }
+
+    async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction> {
+        Ok(self.server.predict(call, inputs).await?)
     }
 
     async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>> {
@@ -316,6 +330,11 @@ impl Service for Local {
     async fn collect_garbage(&self) -> Result<Collected> {
         Ok(self.store.gc().await?)
     }
+}
+
+/// Does to its end what has several steps, also when the caller leaves in between: its future is dropped then.
+async fn see_through<T: Send + 'static>(steps: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(steps.in_current_span()).await.map_err(ApiError::internal)?
 }
 
 /// A name for other data than what has this one.

@@ -83,7 +83,6 @@ fn from_object(signature: &Signature, mut columns: Map<String, Value>) -> Result
         let value = columns.remove(&spec.name).ok_or_else(|| absent_column(spec, None))?;
         inputs.push(input(spec, value)?);
     }
-    same_rows(&inputs)?;
     Ok(inputs)
 }
 
@@ -304,20 +303,6 @@ fn nest(flat: Vec<Value>, shape: &[usize]) -> Value {
         rows.push(nest(flat.by_ref().take(width).collect(), inner));
     }
     Value::Array(rows)
-}
-
-fn same_rows(inputs: &[Tensor]) -> Result<()> {
-    let Some(first) = inputs.first() else { return Ok(()) };
-    match inputs.iter().find(|tensor| tensor.rows() != first.rows()) {
-        Some(other) => Err(ApiError::invalid(format!(
-            "{:?} has {} rows and {:?} has {}: send the same number in every column",
-            first.name,
-            first.rows(),
-            other.name,
-            other.rows()
-        ))),
-        None => Ok(()),
-    }
 }
 
 fn unknown_column(signature: &Signature, name: &str) -> ApiError {

@@ -1,6 +1,6 @@
 //! What Wattle can do, whatever protocol asks for it.
 
-use std::{path::PathBuf, pin::Pin};
+use std::{path::PathBuf, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,11 +8,11 @@ use futures::Stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
-use wattle_core::{ModelReference, Name, Signature};
+use wattle_core::{ModelReference, Name};
 use wattle_deploy::DeploymentRequest;
 use wattle_engine::Tensor;
 use wattle_meter::{SensorDescription, UsageLine, UsageQuery};
-use wattle_serve::{Prediction, ReplicaStatus};
+use wattle_serve::{Call, Prediction, Replica, ReplicaStatus};
 use wattle_store::{
     AliasChange, Collected, Dataset, Deployment, Job, Model, ModelVersion, StagedFile, table::Overrides,
 };
@@ -36,6 +36,17 @@ pub struct AddDataset {
     /// What happens when the name has other data.
     #[serde(default)]
     pub conflict: OnConflict,
+}
+
+/// A data set that was added, and what to tell the person who did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AddedDataset {
+    /// The data set.
+    #[serde(flatten)]
+    pub dataset: Dataset,
+    /// What looks like a slip in the file and was read all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What happens when a data set's name is taken by other data. The same data under the same name is never a conflict.
@@ -77,19 +88,6 @@ pub struct ServerInfo {
     pub cpus: usize,
 }
 
-/// A deployment as a caller sees it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeployedModel {
-    /// The deployment's name.
-    pub name: Name,
-    /// The version that answers.
-    pub version: u32,
-    /// Its inputs and outputs.
-    pub signature: Signature,
-    /// Whether it is in memory.
-    pub loaded: bool,
-}
-
 /// Everything that Wattle does, for REST, gRPC and the command line alike.
 #[async_trait]
 pub trait Service: Send + Sync + 'static {
@@ -103,7 +101,7 @@ pub trait Service: Send + Sync + 'static {
     async fn stage(&self, upload: Upload, max_bytes: u64) -> Result<StagedFile>;
 
     /// Makes a staged CSV or Parquet file the data set of this name.
-    async fn add_dataset(&self, name: Name, file: StagedFile, options: AddDataset) -> Result<Dataset>;
+    async fn add_dataset(&self, name: Name, file: StagedFile, options: AddDataset) -> Result<AddedDataset>;
     /// All data sets, by name.
     async fn datasets(&self) -> Result<Vec<Dataset>>;
     /// One data set.
@@ -149,9 +147,11 @@ pub trait Service: Send + Sync + 'static {
     async fn deployments(&self) -> Result<Vec<ReplicaStatus>>;
 
     /// The deployment of this name; without a name the default or only one.
-    fn find(&self, deployment: Option<&Name>) -> Result<DeployedModel>;
-    /// Calls a deployment.
-    async fn predict(&self, deployment: Name, inputs: Vec<Tensor>) -> Result<Prediction>;
+    fn find(&self, deployment: Option<&Name>) -> Result<Arc<Replica>>;
+    /// Gives a call its place, before anything costly is done for it.
+    fn admit(&self, replica: Arc<Replica>) -> Result<Call>;
+    /// Computes a call.
+    async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction>;
 
     /// What was used, summed.
     async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>>;

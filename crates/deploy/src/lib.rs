@@ -44,15 +44,12 @@ impl Deployments {
     pub async fn deploy(&self, request: DeploymentRequest) -> Result<Deployment> {
         let version = self.store.resolve(&request.model).await?;
         let name = request.name.unwrap_or_else(|| version.model.clone());
-        let default = request.default
-            || self.store.deployments().await?.iter().any(|deployment| deployment.name == name && deployment.default);
         let new = NewDeployment {
             name,
             model: version.model,
             version: version.version,
             reference: request.model,
-            default,
-            replace: true,
+            default: request.default,
         };
         self.store.put_deployment(new).await
     }
@@ -60,10 +57,5 @@ impl Deployments {
     /// Removes a deployment; requests to it are not found from then on.
     pub async fn undeploy(&self, name: &Name) -> Result<()> {
         self.store.remove_deployment(name).await
-    }
-
-    /// All deployments, by name.
-    pub async fn list(&self) -> Result<Vec<Deployment>> {
-        self.store.deployments().await
     }
 }

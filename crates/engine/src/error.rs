@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 /// What can go wrong between a model's file and its outputs.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum Error {
         /// What the loader said.
         reason: String,
     },
+    /// The disk or the system failed; a full disk is `StorageFull` or `QuotaExceeded`.
+    #[error("the model's file cannot be read or written: {0}")]
+    Io(#[from] io::Error),
     /// The model failed while it ran.
     #[error("the model failed: {0}")]
     Run(String),

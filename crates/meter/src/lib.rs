@@ -25,7 +25,9 @@ mod usage;
 mod cpu;
 mod error;
 
-pub use cpu::{CpuModel, child_cpu_seconds, HostCpu, cpu_count, host_cpu, memory_bytes, process_cpu_seconds, thread_cpu_seconds};
+pub use cpu::{
+    CpuModel, HostCpu, child_cpu_seconds, cpu_count, host_cpu, memory_bytes, process_cpu_seconds, thread_cpu_seconds,
+};
 pub use error::{Error, Result};
 pub use ledger::Ledger;
 pub use meter::Meter;

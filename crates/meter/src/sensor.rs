@@ -100,7 +100,7 @@ impl Sensor {
     /// that are there and cannot be read are logged and passed over.
     ///
     /// # Errors
-    /// `InvalidConfig` when the configuration makes no sense.
+    /// `InvalidConfig` when the configuration makes no sense, also when the idle watts stand alone without counters.
     pub fn detect(config: &SensorConfig) -> Result<Sensor> {
         config.check()?;
         if let (Some(idle_watts), Some(full_watts)) = (config.idle_watts, config.full_watts) {
@@ -116,7 +116,10 @@ impl Sensor {
             ),
         }
         if config.idle_watts.is_some() {
-            tracing::warn!("idle_watts is not used without energy counters: give full_watts too");
+            return Err(Error::InvalidConfig(
+                "idle_watts alone needs energy counters that can be read, and there are none here: give full_watts too"
+                    .into(),
+            ));
         }
         Ok(Sensor::Model(PowerModel::detect()))
     }
@@ -174,8 +177,12 @@ mod tests {
         let mut config = SensorConfig { powercap: folder.path().to_owned(), ..SensorConfig::default() };
         assert!(matches!(Sensor::detect(&config).unwrap(), Sensor::Model(_)));
 
+        let idle_alone = SensorConfig { idle_watts: Some(50.0), ..config.clone() };
+        assert!(matches!(Sensor::detect(&idle_alone), Err(Error::InvalidConfig(_))));
+
         zone(folder.path(), "intel-rapl:0", "package-0", 1);
         assert!(matches!(Sensor::detect(&config).unwrap(), Sensor::Rapl(_)));
+        assert!(matches!(Sensor::detect(&idle_alone).unwrap(), Sensor::Rapl(_)));
 
         // Root reads everything, so an unreadable counter is played by a folder in its place.
         let counter = folder.path().join("intel-rapl:0/energy_uj");

@@ -9,4 +9,4 @@ mod server;
 
 pub use error::{Error, Result};
 pub use replica::Replica;
-pub use server::{Prediction, ReplicaStatus, ServeOptions, Server};
+pub use server::{Call, Prediction, ReplicaStatus, ServeOptions, Server};

@@ -6,6 +6,7 @@ CREATE TABLE datasets (
     rows       INTEGER NOT NULL,
     bytes      INTEGER NOT NULL,
     source     TEXT NOT NULL,
+    reading    TEXT NOT NULL, -- JSON
     schema     TEXT NOT NULL, -- JSON
     created_at TEXT NOT NULL
 ) STRICT;

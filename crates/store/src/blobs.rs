@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as Key};
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
@@ -82,29 +82,6 @@ impl Blobs {
         Ok(())
     }
 
-    /// Stores these bytes, as [`Blobs::put_file`] does.
-    pub async fn put_bytes(&self, bytes: Bytes) -> Result<(Digest, u64)> {
-        let size = bytes.len() as u64;
-        let hashed = bytes.clone();
-        let digest = blocking(move || Ok(digest_bytes(&hashed))).await?;
-        if !self.keep_present(digest, size).await? {
-            self.store.put(&key(digest), bytes.into()).await?;
-        }
-        Ok((digest, size))
-    }
-
-    /// All the bytes of a small blob.
-    pub async fn get(&self, digest: Digest) -> Result<Bytes> {
-        let found = self.store.get(&key(digest)).await.map_err(|error| missing(digest, error))?;
-        Ok(found.bytes().await?)
-    }
-
-    /// The bytes of a blob, piece by piece.
-    pub async fn stream(&self, digest: Digest) -> Result<BoxStream<'static, Result<Bytes>>> {
-        let found = self.store.get(&key(digest)).await.map_err(|error| missing(digest, error))?;
-        Ok(found.into_stream().map_err(Error::from).boxed())
-    }
-
     /// A file of the local disk that holds the blob, to be read or mapped, never written.
     pub async fn local_path(&self, digest: Digest) -> Result<PathBuf> {
         if self.size(digest).await?.is_none() {
@@ -120,11 +97,6 @@ impl Blobs {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Whether the blob is there.
-    pub async fn exists(&self, digest: Digest) -> Result<bool> {
-        Ok(self.size(digest).await?.is_some())
     }
 
     /// Reads the whole blob and gives its size in bytes; an error when it is missing or its bytes are others.
@@ -221,19 +193,8 @@ fn digest_of_name(name: &str) -> Option<Digest> {
     format!("sha256:{name}").parse().ok()
 }
 
-fn digest_bytes(bytes: &[u8]) -> Digest {
-    Digest::from_bytes(Sha256::digest(bytes).into())
-}
-
 fn finish(hasher: Sha256) -> Digest {
     Digest::from_bytes(hasher.finalize().into())
-}
-
-fn missing(digest: Digest, error: object_store::Error) -> Error {
-    match error {
-        object_store::Error::NotFound { .. } => Error::NotFound(format!("no blob {digest}")),
-        error => error.into(),
-    }
 }
 
 /// Fills a part, which is short only at the end of the file.
@@ -266,22 +227,24 @@ mod tests {
         (folder, blobs)
     }
 
+    async fn put(blobs: &Blobs, content: &[u8]) -> (Digest, u64) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), content).unwrap();
+        blobs.put_file(file.path()).await.unwrap()
+    }
+
     #[tokio::test]
     async fn bytes_come_back_under_their_digest() {
         let (_folder, blobs) = blobs();
-        let (digest, bytes) = blobs.put_bytes(Bytes::from_static(b"hello")).await.unwrap();
+        let (digest, bytes) = put(&blobs, b"hello").await;
         assert_eq!((digest.to_string().as_str(), bytes), (HELLO, 5));
-        assert_eq!(blobs.put_bytes(Bytes::from_static(b"hello")).await.unwrap(), (digest, 5));
-        assert_eq!(blobs.get(digest).await.unwrap(), "hello");
-        let pieces: Vec<Bytes> = blobs.stream(digest).await.unwrap().try_collect().await.unwrap();
-        assert_eq!(pieces.concat(), b"hello");
+        assert_eq!(put(&blobs, b"hello").await, (digest, 5));
         assert_eq!(fs::read(blobs.local_path(digest).await.unwrap()).unwrap(), b"hello");
         assert_eq!(blobs.list().await.unwrap(), [(digest, 5)]);
         assert_eq!(blobs.verify(digest).await.unwrap(), 5);
         blobs.delete(digest).await.unwrap();
         blobs.delete(digest).await.unwrap();
-        assert!(!blobs.exists(digest).await.unwrap());
-        assert!(matches!(blobs.get(digest).await, Err(Error::NotFound(_))));
+        assert_eq!(blobs.size(digest).await.unwrap(), None);
         assert!(matches!(blobs.local_path(digest).await, Err(Error::NotFound(_))));
     }
 
@@ -293,7 +256,7 @@ mod tests {
             let content: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
             fs::write(&path, &content).unwrap();
             let (digest, bytes) = blobs.put_file(&path).await.unwrap();
-            assert_eq!((digest, bytes), (digest_bytes(&content), size as u64));
+            assert_eq!((digest, bytes), (Digest::from_bytes(Sha256::digest(&content).into()), size as u64));
             assert_eq!(blobs.verify(digest).await.unwrap(), size as u64);
         }
     }
@@ -301,12 +264,12 @@ mod tests {
     #[tokio::test]
     async fn rot_is_noticed_and_a_truncated_blob_is_written_again() {
         let (folder, blobs) = blobs();
-        let (digest, _) = blobs.put_bytes(Bytes::from_static(b"hello")).await.unwrap();
+        let (digest, _) = put(&blobs, b"hello").await;
         let path = folder.path().join("sha256").join(digest.hex());
         fs::write(&path, b"jello").unwrap();
         assert!(matches!(blobs.verify(digest).await, Err(Error::Corrupt(_))));
         fs::write(&path, b"hel").unwrap();
-        blobs.put_bytes(Bytes::from_static(b"hello")).await.unwrap();
+        put(&blobs, b"hello").await;
         assert_eq!(blobs.verify(digest).await.unwrap(), 5);
     }
 
@@ -324,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_crash_left_unfinished_is_swept() {
         let (folder, blobs) = blobs();
-        let (digest, _) = blobs.put_bytes(Bytes::from_static(b"hello")).await.unwrap();
+        let (digest, _) = put(&blobs, b"hello").await;
         let part = folder.path().join("sha256").join(format!("{}#1", digest.hex()));
         fs::write(&part, b"hel").unwrap();
         let blobs = Blobs::local(folder.path()).unwrap();

@@ -4,6 +4,8 @@ use serde_json::Value;
 use uuid::Uuid;
 use wattle_core::{Digest, Energy, ModelVersionId, Name, Signature};
 
+use crate::table::Overrides;
+
 /// All that is known of a version of a model; it never changes, and export writes it beside the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -42,6 +44,9 @@ pub struct DataReference {
     pub digest: Digest,
     /// How many rows it has.
     pub rows: u64,
+    /// How its file was read otherwise than inferred; a table to be answered is read with the same marks.
+    #[serde(default, skip_serializing_if = "Overrides::is_default")]
+    pub reading: Overrides,
 }
 
 /// What a training job cost.

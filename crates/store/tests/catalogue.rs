@@ -38,6 +38,26 @@ async fn a_data_set_keeps_its_name_until_it_is_replaced() {
 }
 
 #[tokio::test]
+async fn the_same_rows_with_other_marks_for_missing_values_are_other_data() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let path = fixture.file(b"same");
+    let plain = store.put_dataset(dataset("line", false), &path).await.unwrap();
+    assert!(plain.reading.is_default());
+    let marked = |replace| {
+        let mut new = dataset("line", replace);
+        new.reading.missing = vec!["-999".into()];
+        new
+    };
+    let refused = store.put_dataset(marked(false), &path).await;
+    assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
+    let replaced = store.put_dataset(marked(true), &path).await.unwrap();
+    assert_eq!((replaced.digest, replaced.reading.missing.as_slice()), (plain.digest, &["-999".to_owned()][..]));
+    assert_eq!(store.datasets().await.unwrap(), std::slice::from_ref(&replaced));
+    assert_eq!(store.put_dataset(marked(false), &path).await.unwrap(), replaced);
+}
+
+#[tokio::test]
 async fn two_names_may_share_one_blob() {
     let fixture = Fixture::new().await;
     let store = &fixture.store;
@@ -140,12 +160,10 @@ async fn deployments_hold_their_versions_and_one_at_most_is_the_default() {
     fixture.version("line", b"2").await;
     let a = store.put_deployment(deployment("a", "line@champion", 1)).await.unwrap();
     assert_eq!((a.default, a.reference.selector.clone()), (false, Selector::Alias(name("champion"))));
-    assert_eq!(store.deployment(&name("a")).await.unwrap(), a);
+    assert_eq!(store.deployments().await.unwrap(), std::slice::from_ref(&a));
 
     let again = store.put_deployment(deployment("a", "line:1", 1)).await.unwrap();
     assert_eq!((again.created_at, again.reference.selector), (a.created_at, Selector::Version(1)));
-    let taken = store.put_deployment(deployment("a", "line", 2)).await;
-    assert!(matches!(taken, Err(Error::Conflict(_))), "{taken:?}");
     let missing = store.put_deployment(deployment("b", "line:3", 3)).await;
     assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
 
@@ -159,9 +177,7 @@ async fn deployments_hold_their_versions_and_one_at_most_is_the_default() {
         assert!(store.put_deployment(new).await.unwrap().default);
         assert_eq!(defaults().await, [text]);
     }
-    let mut new = deployment("b", "line:2", 2);
-    new.replace = true;
-    let replaced = store.put_deployment(new).await.unwrap();
+    let replaced = store.put_deployment(deployment("b", "line:2", 2)).await.unwrap();
     assert_eq!((replaced.version, replaced.default), (2, true), "replacing keeps the default mark");
 
     let id = ModelVersionId { model: name("line"), version: 1 };

@@ -6,9 +6,6 @@ pub enum Error {
     /// The request, or the data, does not allow this training.
     #[error("{0}")]
     Invalid(String),
-    /// There is no such job.
-    #[error("{0}")]
-    NotFound(String),
     /// The job's state does not allow this.
     #[error("{0}")]
     Conflict(String),
@@ -27,7 +24,7 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
     /// Reading or writing failed.
-    #[error("reading or writing training data failed: {0}")]
+    #[error("{}", io_text(.0))]
     Io(#[from] io::Error),
     /// The store failed.
     #[error(transparent)]
@@ -42,3 +39,26 @@ pub enum Error {
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn io_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the server's disk is full: free space there (`wattle gc` removes what nothing refers to), then train again"
+                .into()
+        }
+        _ => format!("reading or writing training data failed: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_to_do() {
+        let text = Error::from(io::Error::from(io::ErrorKind::StorageFull)).to_string();
+        assert!(text.contains("wattle gc"), "{text}");
+        let text = Error::from(io::Error::other("torn cable")).to_string();
+        assert!(text.contains("torn cable"), "{text}");
+    }
+}

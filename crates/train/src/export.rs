@@ -5,10 +5,7 @@
 //! probabilities and the class.
 
 use wattle_core::{Datatype, Signature, TensorSpec};
-use wattle_engine::onnx::{
-    graph::{Attribute, GraphBuilder},
-    proto::DataType,
-};
+use wattle_engine::onnx::{graph::GraphBuilder, proto::DataType};
 
 use crate::{
     encode::{Classes, Feature, Target},
@@ -52,14 +49,13 @@ pub fn export(predictor: &Predictor, algorithm: &str, target: &str) -> Exported 
         Target::Classes(classes) => {
             graph.metadata("classes", &serde_json::Value::from(classes.names()).to_string());
             let scores = linear(&mut graph, &row, predictor, None);
-            graph.node_to(PROBABILITIES, "Softmax", &[&scores], &[("axis", Attribute::Int(1))]);
-            let best =
-                graph.node("ArgMax", &[&scores], &[("axis", Attribute::Int(1)), ("keepdims", Attribute::Int(1))]);
+            graph.node_to(PROBABILITIES, "Softmax", &[&scores], &[("axis", 1)]);
+            let best = graph.node("ArgMax", &[&scores], &[("axis", 1), ("keepdims", 1)]);
             let names = match classes {
                 Classes::Numbers(classes) => graph.numbers("classes", &[classes.len()], classes),
                 Classes::Texts(classes) => graph.texts("classes", &[classes.len()], classes),
             };
-            graph.node_to(Y_PRED, "Gather", &[&names, &best], &[("axis", Attribute::Int(0))]);
+            graph.node_to(Y_PRED, "Gather", &[&names, &best], &[("axis", 0)]);
             scores
         }
     };
@@ -127,7 +123,7 @@ fn categories(graph: &mut GraphBuilder, predictor: &Predictor) -> Vec<String> {
         .map(|feature| {
             let known = graph.texts("categories", &[1, feature.categories.len()], &feature.categories);
             let equal = graph.node("Equal", &[&feature.name, &known], &[]);
-            graph.node("Cast", &[&equal], &[("to", Attribute::Int(DataType::Double as i64))])
+            graph.node("Cast", &[&equal], &[("to", DataType::Double as i64)])
         })
         .collect()
 }
@@ -166,5 +162,5 @@ fn concatenate(graph: &mut GraphBuilder, mut parts: Vec<String>) -> String {
         return parts.remove(0);
     }
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    graph.node("Concat", &parts, &[("axis", Attribute::Int(1))])
+    graph.node("Concat", &parts, &[("axis", 1)])
 }

@@ -20,7 +20,7 @@ use crate::{
     export::export,
     kernel::predict,
     metrics::{ClassificationAccumulator, RegressionAccumulator},
-    optimise::{self, EarlyStopping, Fitted, Optimiser, Problem},
+    optimise::{self, EarlyStopping, Fitted, Optimiser, Problem, Stop},
     predictor::Predictor,
     runner::Local,
     shards::Shards,
@@ -41,7 +41,8 @@ pub struct Artefact {
     /// What the model takes and gives.
     pub signature: Signature,
     /// What is known of it: `train` and `held_out` metrics, `coefficients` and `intercept` in original units
-    /// (null beyond 10,000), `iterations`, `loss`, `objective`, `stopped`, `rows`, `held_out_rows`, `skipped_rows`, `dropped_features`, and for classifiers `classes`.
+    /// (null beyond 10,000), `iterations`, `loss`, `objective`, `stopped`, `converged` (it ended in a minimum, not
+    /// early or out of iterations), `rows`, `held_out_rows`, `skipped_rows`, `dropped_features`, and for classifiers `classes`.
     pub metrics: Value,
 }
 
@@ -113,6 +114,7 @@ pub fn train(
         "loss": fitted.loss,
         "objective": fitted.objective,
         "stopped": fitted.stop,
+        "converged": matches!(fitted.stop, Stop::Converged | Stop::NoProgress),
         "rows": train.rows(),
         "held_out_rows": held_out.as_ref().map_or(0, Shards::rows),
         "skipped_rows": skipped_rows,

@@ -389,6 +389,7 @@ impl Inner {
                 name: order.data.name.clone(),
                 digest: order.data.digest,
                 rows: order.data.rows,
+                reading: order.data.reading.clone(),
             }),
             metrics: artefact.metrics.clone(),
             software: format!("wattle {}", env!("CARGO_PKG_VERSION")),

@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser, value_parser};
 use wattle_core::{ModelReference, Name};
+use wattle_train::spec::ClassWeights;
 
-/// Train a model, store it, deploy it, call it, and know what each call cost in compute, energy and carbon.
+/// Train a model, store it, deploy it, call it, and know what each call cost in compute and energy.
 #[derive(Debug, Parser)]
 #[command(name = "wattle", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(
@@ -73,6 +74,17 @@ pub(crate) enum Command {
     Docs,
 }
 
+/// The most calls that may compute or wait; each costs memory, and callers lose patience long before.
+const MOST_CALLS: usize = 1_000_000;
+/// The most training jobs at once; each is a process.
+const MOST_JOBS: usize = 1000;
+/// The largest body of a call may be this large, 1 TiB, since it has to be in memory.
+const MOST_BODY_BYTES: usize = 1 << 40;
+/// The largest upload may be this large, 1 EiB.
+const MOST_UPLOAD_BYTES: u64 = 1 << 60;
+/// The longest time that calls are given to end, a day.
+const MOST_GRACE_SECONDS: u64 = 86_400;
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  wattle serve\n  wattle serve --listen 127.0.0.1:9000 --data-dir ./data")]
 pub(crate) struct ServeFlags {
@@ -89,32 +101,32 @@ pub(crate) struct ServeFlags {
     pub(crate) data_dir: Option<PathBuf>,
 
     /// Calls that compute at once [default: the machine's cores].
-    #[arg(long)]
+    #[arg(long, value_parser = count(1, MOST_CALLS))]
     pub(crate) max_computing: Option<usize>,
 
     /// Calls that may wait beyond those; more are refused with 503.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = count(0, MOST_CALLS))]
     pub(crate) max_waiting: usize,
 
     /// Training jobs that run at once.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = count(1, MOST_JOBS))]
     pub(crate) max_training: usize,
 
     /// The largest body of a call, in bytes.
-    #[arg(long, default_value_t = 64 << 20)]
+    #[arg(long, default_value_t = 16 << 20, value_parser = count(1, MOST_BODY_BYTES))]
     pub(crate) max_body_bytes: usize,
 
     /// The largest data set or model that may be sent, in bytes.
-    #[arg(long, default_value_t = 64 << 30)]
+    #[arg(long, default_value_t = 64 << 30, value_parser = value_parser!(u64).range(1..=MOST_UPLOAD_BYTES))]
     pub(crate) max_upload_bytes: u64,
 
     /// Seconds that calls under way are given to end on SIGTERM.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=MOST_GRACE_SECONDS))]
     pub(crate) grace_seconds: u64,
 
     /// The machine's power when idle, in watts, off a wall meter; together with --full-watts it takes the place of
-    /// every other sensor.
-    #[arg(long, requires = "full_watts")]
+    /// every other sensor, alone that of what the processor's energy counters say of quiet times.
+    #[arg(long)]
     pub(crate) idle_watts: Option<f64>,
 
     /// The machine's power under full load, in watts.
@@ -210,7 +222,7 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_parser = ["lbfgs", "gd", "sgd"])]
     pub(crate) optimizer: Option<String>,
     /// The length of a step (gd, sgd).
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub(crate) learning_rate: Option<f64>,
     /// Steps at most (lbfgs, gd).
     #[arg(long)]
@@ -222,32 +234,32 @@ pub(crate) struct TrainFlags {
     #[arg(long)]
     pub(crate) batch_size: Option<u64>,
     /// The part of a step that the next one keeps (sgd).
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub(crate) momentum: Option<f64>,
     /// How the learning rate falls (sgd).
     #[arg(long, value_parser = ["constant", "inverse-scaling", "cosine", "step"])]
     pub(crate) schedule: Option<String>,
     /// The weight of the sum of the coefficients' absolute values.
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub(crate) l1: Option<f64>,
     /// The weight of half the sum of the coefficients' squares [default: 0 for linear-regression, 0.001 for
     /// logistic-regression].
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub(crate) l2: Option<f64>,
     /// Scale numbers to mean 0 and standard deviation 1 first [default: true].
     #[arg(long)]
     pub(crate) standardize: Option<bool>,
     /// How much a row of each class counts.
     #[arg(long, value_name = "balanced|CLASS=WEIGHT,…")]
-    pub(crate) class_weights: Option<String>,
+    pub(crate) class_weights: Option<ClassWeights>,
     /// The part of the rows that is held out for metrics and early stopping [default: 0.2].
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub(crate) validation: Option<f64>,
     /// Stop after so many iterations or epochs without a smaller loss on the held-out rows.
     #[arg(long)]
     pub(crate) early_stopping: Option<u64>,
     /// Stop when the loss or its gradient changes less than this.
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub(crate) tolerance: Option<f64>,
     /// Decides which rows are held out and in which order the others come [default: 0].
     #[arg(long)]
@@ -371,6 +383,13 @@ pub(crate) struct PredictFlags {
     pub(crate) name: Name,
     #[command(flatten)]
     pub(crate) input: PredictInput,
+    /// A text that means that a value is missing in the file, beside the usual ones and those of the file that the model
+    /// was trained on.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "json")]
+    pub(crate) missing: Vec<String>,
+    /// The character between fields of a CSV file [default: found in the header].
+    #[arg(long, value_name = "CHARACTER", conflicts_with = "json")]
+    pub(crate) delimiter: Option<char>,
 }
 
 #[derive(Debug, Args)]
@@ -379,7 +398,8 @@ pub(crate) struct PredictInput {
     /// A JSON file, `-` for the standard input, or the JSON itself.
     #[arg(long, value_name = "FILE|JSON")]
     pub(crate) json: Option<String>,
-    /// A CSV file with a header, `-` for the standard input; columns that the model does not take are left out.
+    /// A CSV (with a header) or Parquet file, `-` for the standard input; columns that the model does not take are left
+    /// out.
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
 }
@@ -403,4 +423,15 @@ pub(crate) enum WorkerCommand {
     Train,
     /// Check a model from outside.
     Inspect,
+}
+
+/// JSON, in which a job travels, knows no NaN and no infinity.
+fn finite(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "write a number".to_owned())?;
+    if number.is_finite() { Ok(number) } else { Err("write a finite number".into()) }
+}
+
+/// A whole number from `least` to `most`.
+fn count(least: usize, most: usize) -> impl TypedValueParser<Value = usize> {
+    value_parser!(u64).range(least as u64..=most as u64).try_map(usize::try_from)
 }

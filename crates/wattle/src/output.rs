@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::flags::OutputFormat;
 
@@ -37,6 +37,17 @@ pub(crate) fn report_error(format: OutputFormat, error: &anyhow::Error) {
     };
     // There is nowhere left to say that the standard error is closed.
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Confirms what was done and has no answer: to people on the standard error, to scripts with `record`.
+pub(crate) fn confirm(format: OutputFormat, record: &Value, text: &str) -> io::Result<()> {
+    match format {
+        OutputFormat::Json => print_line(&record.to_string()),
+        OutputFormat::Table => {
+            note(text);
+            Ok(())
+        }
+    }
 }
 
 /// Says something beside the answer, on the standard error.

@@ -66,6 +66,15 @@ fn documents_name_only_what_exists() {
 }
 
 #[test]
+fn formulas_cite_functions_that_exist() {
+    let document = root().join("docs/formulas.md");
+    let text = read(&document);
+    let cited: Vec<&str> = backticked(&text).into_iter().filter(|span| span.contains(".rs::")).collect();
+    assert!(cited.len() > 20, "docs/formulas.md cites only {cited:?}");
+    report(&cited.into_iter().filter_map(problem_with_function).collect::<Vec<_>>());
+}
+
+#[test]
 fn rust_files_stay_short() {
     let mut problems = Vec::new();
     for file in tracked_files().into_iter().filter(|file| has_extension(file, &["rs"])) {
@@ -142,6 +151,9 @@ fn stale_paths_are_found() {
     assert_eq!(problem_with_path("crates/{core,store}"), None);
     assert!(problem_with_path("crates/wattle/tests/gone.rs").is_some());
     assert!(problem_with_path(concat!("crates/wattle/tests/tidy.rs::was_", "never_here")).is_some());
+    assert_eq!(problem_with_function("wattle/tests/tidy.rs::problem_with_function"), None);
+    assert!(problem_with_function("wattle/tests/tidy.rs::problem_with").is_some());
+    assert!(problem_with_function("wattle/tests/gone.rs::root").is_some());
 }
 
 fn root() -> PathBuf {
@@ -275,4 +287,14 @@ fn problem_with_path(span: &str) -> Option<String> {
     let name = &name[..end];
     let known = file.is_dir() || read(&file).contains(name);
     (!known).then(|| format!("`{path}` holds no {name}"))
+}
+
+/// What is wrong with a citation `file::function`, where the file is below `crates/`.
+fn problem_with_function(citation: &str) -> Option<String> {
+    let (path, name) = citation.split_once("::")?;
+    let Ok(text) = fs::read_to_string(root().join("crates").join(path)) else {
+        return Some(format!("`crates/{path}` does not exist"));
+    };
+    let known = [format!("fn {name}("), format!("fn {name}<")].iter().any(|head| text.contains(head.as_str()));
+    (!known).then(|| format!("`crates/{path}` has no function {name}"))
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     ApiError, Result,
-    service::{AddDataset, OnConflict},
+    service::{AddDataset, AddedDataset, OnConflict},
 };
 
 #[derive(Deserialize)]
@@ -32,7 +32,7 @@ pub(super) async fn add(
     FromPath(name): FromPath<Name>,
     FromQuery(query): FromQuery<AddQuery>,
     body: Body,
-) -> Result<(StatusCode, Json<Dataset>)> {
+) -> Result<(StatusCode, Json<AddedDataset>)> {
     let overrides = match query.overrides {
         None => Default::default(),
         Some(text) => serde_json::from_str(&text)
@@ -41,7 +41,7 @@ pub(super) async fn add(
     let pieces = body
         .into_data_stream()
         .map(|piece| piece.map_err(|_| ApiError::invalid("the upload ended early: send it again")));
-    let file = app.service.stage(Box::pin(pieces), app.limits.max_upload_bytes).await?;
+    let file = app.service.stage(Box::pin(pieces), app.max_upload_bytes).await?;
     let options = AddDataset { source: query.source, overrides, conflict: query.conflict };
     Ok((StatusCode::CREATED, Json(app.service.add_dataset(name, file, options).await?)))
 }

@@ -23,12 +23,8 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<Vec<ReplicaStatu
 
 pub(super) async fn show(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<Json<ReplicaStatus>> {
     // `find` has the words for a name that is not there.
-    let found = app.service.find(Some(&name))?;
-    let all = app.service.deployments().await?;
-    let status = all.into_iter().find(|status| status.deployment.name == found.name);
-    status
-        .map(Json)
-        .ok_or_else(|| crate::ApiError::new(crate::Code::NotFound, format!("there is no deployment {name}")))
+    let replica = app.service.find(Some(&name))?;
+    Ok(Json(replica.status()))
 }
 
 pub(super) async fn remove(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<StatusCode> {

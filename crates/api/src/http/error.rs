@@ -18,6 +18,7 @@ impl Code {
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::Unsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Code::Forbidden => StatusCode::FORBIDDEN,
+            Code::Timeout => StatusCode::REQUEST_TIMEOUT,
             Code::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::OutOfSpace => StatusCode::INSUFFICIENT_STORAGE,

@@ -1,22 +1,22 @@
 //! Parts of a request, with errors in the API's own words.
 
 use axum::{
-    body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
-    http::{StatusCode, header, request::Parts},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{header, request::Parts},
 };
 use serde::de::DeserializeOwned;
 
+use super::App;
 use crate::{ApiError, Code, Result};
 
 /// A JSON body. `application/json` is asked for, since a browser asks the server first before it sends that for a page
 /// of another site.
 pub(super) struct Json<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self> {
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
         let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_json = content_type.is_some_and(|value| {
             let essence = value.split(';').next().unwrap_or_default().trim();
@@ -25,32 +25,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         if !is_json {
             return Err(ApiError::new(Code::Unsupported, "send JSON with the header Content-Type: application/json"));
         }
-        let AnyJson(value) = AnyJson::from_request(request, state).await?;
-        Ok(Json(value))
-    }
-}
-
-/// A JSON body under any content type, as `curl -d` sends it. For calls that change nothing.
-pub(super) struct AnyJson<T>(pub(super) T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for AnyJson<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| body_error(&rejection))?;
-        serde_json::from_slice(&bytes)
-            .map(AnyJson)
-            .map_err(|error| ApiError::invalid(format!("the body is not the JSON that is expected here: {error}")))
-    }
-}
-
-fn body_error(rejection: &BytesRejection) -> ApiError {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
-            Code::TooLarge,
-            "the body is larger than the server takes (--max-body-bytes): send fewer rows",
-        ),
-        _ => ApiError::invalid("the body ended early"),
+        Ok(Json(app.bodies.read(request.into_body()).await?.parse()?))
     }
 }
 

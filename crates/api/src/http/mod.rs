@@ -1,5 +1,6 @@
 //! REST: thin adapters over [`Service`], one file per noun.
 
+mod body;
 mod datasets;
 mod deployments;
 mod drain;
@@ -25,7 +26,10 @@ use tokio::net::TcpListener;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
+    trace::TraceLayer,
 };
+
+use body::Bodies;
 
 use crate::{ApiError, Code, Service};
 
@@ -47,30 +51,29 @@ pub struct Limits {
 #[derive(Clone)]
 struct App {
     service: Arc<dyn Service>,
-    limits: Limits,
+    bodies: Bodies,
+    max_upload_bytes: u64,
 }
 
 /// All routes over this service.
 pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
-    let body_limit = DefaultBodyLimit::max(limits.max_body_bytes);
-    let hosts: Arc<Option<Vec<String>>> = Arc::new(limits.hosts.clone());
-    let app = App { service, limits };
-    let uploads = Router::new()
-        .route("/api/v1/datasets/{name}", put(datasets::add))
-        .route("/api/v1/models/{name}/versions", post(models::import))
-        .layer(DefaultBodyLimit::disable());
-    let rest = Router::new()
+    let bodies = Bodies::new(limits.max_body_bytes);
+    let hosts: Arc<Option<Vec<String>>> = Arc::new(limits.hosts);
+    let app = App { service, bodies, max_upload_bytes: limits.max_upload_bytes };
+    let request_id = HeaderName::from_static("x-request-id");
+    Router::new()
         .route("/", get(server::welcome))
         .route("/api/v1/server", get(server::info))
         .route("/api/v1/usage", get(server::usage))
         .route("/api/v1/gc", post(server::collect_garbage))
         .route("/api/v1/datasets", get(datasets::list))
-        .route("/api/v1/datasets/{name}", get(datasets::show).delete(datasets::remove))
+        .route("/api/v1/datasets/{name}", put(datasets::add).get(datasets::show).delete(datasets::remove))
         .route("/api/v1/training-jobs", get(jobs::list).post(jobs::create))
         .route("/api/v1/training-jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/api/v1/training-jobs/{id}/events", get(jobs::events))
         .route("/api/v1/models", get(models::list))
         .route("/api/v1/models/{name}", get(models::show).delete(models::remove))
+        .route("/api/v1/models/{name}/versions", post(models::import))
         .route("/api/v1/models/{name}/versions/{version}", get(models::version).delete(models::remove_version))
         .route("/api/v1/models/{name}/versions/{version}/model.onnx", get(models::download))
         .route("/api/v1/models/{name}/aliases", get(models::alias_history))
@@ -89,19 +92,15 @@ pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
         .route("/v2/models/{deployment}/versions/{version}", get(oip::version_metadata))
         .route("/v2/models/{deployment}/versions/{version}/ready", get(oip::version_ready))
         .route("/v2/models/{deployment}/versions/{version}/infer", post(oip::version_infer))
-        .layer(body_limit);
-    let request_id = HeaderName::from_static("x-request-id");
-    Router::new()
-        .merge(uploads)
-        .merge(rest)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
+        // Uploads are bounded where they are staged, and all other bodies in `Bodies`.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(hosts, refuse_other_sites))
         .layer(middleware::from_fn(drain::hear_out))
-        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-            ApiError::new(Code::Internal, "internal error: the server's log has the details").into_response()
-        }))
+        .layer(CatchPanicLayer::custom(|payload: Box<dyn std::any::Any + Send>| panicked(payload.as_ref())))
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(()).on_failure(()))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, UuidRequestId))
 }
@@ -167,6 +166,18 @@ fn host_name(authority: &str) -> &str {
         Some((name, port)) if !name.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => authority,
     }
+}
+
+/// What the log says of a request has the id that its answer carries.
+fn span(request: &Request) -> tracing::Span {
+    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    tracing::error_span!("request", id, method = %request.method(), path = request.uri().path())
+}
+
+fn panicked(payload: &(dyn std::any::Any + Send)) -> Response {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    ApiError::internal(format!("panicked: {text}")).into_response()
 }
 
 async fn not_found(uri: Uri) -> ApiError {

@@ -35,7 +35,7 @@ pub(super) async fn import(
                 .into_body()
                 .into_data_stream()
                 .map(|piece| piece.map_err(|_| ApiError::invalid("the upload ended early: send it again")));
-            ImportFiles::Onnx(app.service.stage(Box::pin(pieces), app.limits.max_upload_bytes).await?)
+            ImportFiles::Onnx(app.service.stage(Box::pin(pieces), app.max_upload_bytes).await?)
         }
         "multipart/form-data" => {
             let form = Multipart::from_request(request, &app)
@@ -91,7 +91,7 @@ async fn import_form(app: &App, mut form: Multipart) -> Result<ImportFiles> {
             }
             drop(sender);
         };
-        let ((), staged) = tokio::join!(feed, app.service.stage(pieces, app.limits.max_upload_bytes));
+        let ((), staged) = tokio::join!(feed, app.service.stage(pieces, app.max_upload_bytes));
         *part = Some(staged?);
     }
     match (model, coef, intercept) {

@@ -2,25 +2,23 @@
 //!
 //! Source: the protocol's specification, `open-inference-protocol`, inference_rest.
 
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-};
+use std::sync::Arc;
+
+use axum::{Json, body::Body, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use wattle_core::{Datatype, Name, TensorSpec};
+use wattle_core::{Datatype, Name, Signature, TensorSpec};
 use wattle_engine::Tensor;
+use wattle_serve::{Prediction, Replica};
 
 use super::{
     App,
-    extract::{AnyJson, FromPath},
-    predict::cost_headers,
+    extract::FromPath,
+    predict::{Answer, answer},
 };
 use crate::{
     ApiError, Code, Result,
     predict::{flat_json, flatten, typed},
-    service::DeployedModel,
 };
 
 /// An inference request. `parameters` are accepted, as the protocol asks, and have no effect.
@@ -79,14 +77,14 @@ pub(super) async fn ready(State(app): State<App>) -> (StatusCode, Json<Value>) {
 }
 
 pub(super) async fn metadata(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<Json<Value>> {
-    Ok(Json(describe(&app.service.find(Some(&name))?)))
+    Ok(Json(describe(app.service.find(Some(&name))?.as_ref())))
 }
 
 pub(super) async fn version_metadata(
     State(app): State<App>,
     FromPath((name, version)): FromPath<(Name, String)>,
 ) -> Result<Json<Value>> {
-    Ok(Json(describe(&find_version(&app, &name, &version)?)))
+    Ok(Json(describe(find_version(&app, &name, &version)?.as_ref())))
 }
 
 pub(super) async fn model_ready(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<Json<Value>> {
@@ -102,29 +100,30 @@ pub(super) async fn version_ready(
     readiness(&app, &model)
 }
 
-pub(super) async fn infer(
-    State(app): State<App>,
-    FromPath(name): FromPath<Name>,
-    AnyJson(request): AnyJson<InferRequest>,
-) -> Result<(HeaderMap, Json<InferResponse>)> {
-    let model = app.service.find(Some(&name))?;
-    compute(&app, model, request).await
+pub(super) async fn infer(State(app): State<App>, FromPath(name): FromPath<Name>, body: Body) -> Result<Answer> {
+    let replica = app.service.find(Some(&name))?;
+    answer(&app, replica, body, read, write).await
 }
 
 pub(super) async fn version_infer(
     State(app): State<App>,
     FromPath((name, version)): FromPath<(Name, String)>,
-    AnyJson(request): AnyJson<InferRequest>,
-) -> Result<(HeaderMap, Json<InferResponse>)> {
-    let model = find_version(&app, &name, &version)?;
-    compute(&app, model, request).await
+    body: Body,
+) -> Result<Answer> {
+    let replica = find_version(&app, &name, &version)?;
+    answer(&app, replica, body, read, write).await
 }
 
-async fn compute(app: &App, model: DeployedModel, request: InferRequest) -> Result<(HeaderMap, Json<InferResponse>)> {
-    let wanted = wanted_outputs(&model, request.outputs)?;
+/// What the answer needs of the request: its id, and the names of the wanted outputs.
+type Kept = (Option<String>, Vec<String>);
+
+fn read(replica: &Replica, request: InferRequest) -> Result<(Vec<Tensor>, Kept)> {
+    let wanted = wanted_outputs(replica.signature(), request.outputs)?;
     let inputs = request.inputs.into_iter().map(tensor).collect::<Result<Vec<Tensor>>>()?;
-    let prediction = app.service.predict(model.name.clone(), inputs).await?;
-    let headers = cost_headers(&prediction);
+    Ok((inputs, (request.id, wanted)))
+}
+
+fn write(replica: &Replica, prediction: Prediction, (id, wanted): Kept) -> InferResponse {
     let outputs = prediction.outputs.into_iter().filter(|tensor| wanted.contains(&tensor.name));
     let outputs = outputs.map(|tensor| OutputTensor {
         datatype: tensor.data.datatype(),
@@ -132,13 +131,12 @@ async fn compute(app: &App, model: DeployedModel, request: InferRequest) -> Resu
         shape: tensor.shape,
         data: flat_json(tensor.data),
     });
-    let response = InferResponse {
-        model_name: model.name,
+    InferResponse {
+        model_name: replica.name().clone(),
         model_version: prediction.model.version.to_string(),
-        id: request.id,
+        id,
         outputs: outputs.collect(),
-    };
-    Ok((headers, Json(response)))
+    }
 }
 
 fn tensor(input: InputTensor) -> Result<Tensor> {
@@ -156,8 +154,8 @@ fn tensor(input: InputTensor) -> Result<Tensor> {
     Ok(Tensor::new(input.name, input.shape, data)?)
 }
 
-fn wanted_outputs(model: &DeployedModel, requested: Option<Vec<RequestedOutput>>) -> Result<Vec<String>> {
-    let known: Vec<&str> = model.signature.outputs.iter().map(|spec| spec.name.as_str()).collect();
+fn wanted_outputs(signature: &Signature, requested: Option<Vec<RequestedOutput>>) -> Result<Vec<String>> {
+    let known: Vec<&str> = signature.outputs.iter().map(|spec| spec.name.as_str()).collect();
     match requested {
         None => Ok(known.into_iter().map(str::to_owned).collect()),
         Some(requested) if requested.is_empty() => Ok(known.into_iter().map(str::to_owned).collect()),
@@ -173,30 +171,30 @@ fn wanted_outputs(model: &DeployedModel, requested: Option<Vec<RequestedOutput>>
     }
 }
 
-fn find_version(app: &App, name: &Name, version: &str) -> Result<DeployedModel> {
+fn find_version(app: &App, name: &Name, version: &str) -> Result<Arc<Replica>> {
     let model = app.service.find(Some(name))?;
-    if model.version.to_string() == version {
+    if model.deployment().version.to_string() == version {
         return Ok(model);
     }
     Err(ApiError::new(
         Code::NotFound,
         format!(
             "deployment {name} serves version {}, not {}",
-            model.version,
+            model.deployment().version,
             version.chars().take(20).collect::<String>()
         ),
     ))
 }
 
 /// A model that is not in memory is ready all the same: its first call loads it.
-fn readiness(app: &App, model: &DeployedModel) -> Result<Json<Value>> {
+fn readiness(app: &App, model: &Replica) -> Result<Json<Value>> {
     match app.service.is_ready() {
-        true => Ok(Json(json!({ "name": model.name, "ready": true }))),
+        true => Ok(Json(json!({ "name": model.name(), "ready": true }))),
         false => Err(ApiError::new(Code::Unavailable, "the server is shutting down")),
     }
 }
 
-fn describe(model: &DeployedModel) -> Value {
+fn describe(model: &Replica) -> Value {
     let tensors = |specs: &[TensorSpec]| -> Vec<Value> {
         specs
             .iter()
@@ -210,10 +208,10 @@ fn describe(model: &DeployedModel) -> Value {
             .collect()
     };
     json!({
-        "name": model.name,
-        "versions": [model.version.to_string()],
+        "name": model.name(),
+        "versions": [model.deployment().version.to_string()],
         "platform": "onnx_onnxruntime",
-        "inputs": tensors(&model.signature.inputs),
-        "outputs": tensors(&model.signature.outputs),
+        "inputs": tensors(&model.signature().inputs),
+        "outputs": tensors(&model.signature().outputs),
     })
 }

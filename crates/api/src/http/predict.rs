@@ -1,44 +1,78 @@
+use std::sync::Arc;
+
 use axum::{
-    Json,
+    body::{Body, Bytes},
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
 };
+use serde::Serialize;
 use serde_json::Value;
 use wattle_core::Name;
-use wattle_serve::Prediction;
+use wattle_engine::Tensor;
+use wattle_serve::{Prediction, Replica};
 
-use super::{
-    App,
-    extract::{AnyJson, FromPath},
-};
+use super::{App, body::off_the_runtime, extract::FromPath};
 use crate::{
-    Result,
+    ApiError, Result,
     predict::{inputs_from_json, outputs_to_json},
 };
 
+/// A call's answer in JSON, with what it cost.
+pub(super) type Answer = (HeaderMap, Bytes);
+
 /// `POST /predict`: the default or only deployment.
-pub(super) async fn default(State(app): State<App>, AnyJson(body): AnyJson<Value>) -> Result<(HeaderMap, Json<Value>)> {
-    answer(&app, None, body).await
+pub(super) async fn default(State(app): State<App>, body: Body) -> Result<Answer> {
+    let replica = app.service.find(None)?;
+    predict(&app, replica, body).await
 }
 
 /// `POST /models/{deployment}/predict`.
-pub(super) async fn named(
-    State(app): State<App>,
-    FromPath(deployment): FromPath<Name>,
-    AnyJson(body): AnyJson<Value>,
-) -> Result<(HeaderMap, Json<Value>)> {
-    answer(&app, Some(&deployment), body).await
+pub(super) async fn named(State(app): State<App>, FromPath(deployment): FromPath<Name>, body: Body) -> Result<Answer> {
+    let replica = app.service.find(Some(&deployment))?;
+    predict(&app, replica, body).await
 }
 
-async fn answer(app: &App, deployment: Option<&Name>, body: Value) -> Result<(HeaderMap, Json<Value>)> {
-    let model = app.service.find(deployment)?;
-    let inputs = inputs_from_json(&model.signature, body)?;
-    let prediction = app.service.predict(model.name, inputs).await?;
-    Ok((cost_headers(&prediction), Json(outputs_to_json(prediction.outputs))))
+async fn predict(app: &App, replica: Arc<Replica>, body: Body) -> Result<Answer> {
+    let read = |replica: &Replica, body: Value| Ok((inputs_from_json(replica.signature(), body)?, ()));
+    answer(app, replica, body, read, |_, prediction, ()| outputs_to_json(prediction.outputs)).await
+}
+
+/// The way of every call, whatever its protocol: the deployment is found and its place taken before the body is made
+/// tensors of, and what is large is converted away from the threads that answer others.
+///
+/// `read` makes the inputs of the body, and what `write` needs besides the prediction to make the answer.
+pub(super) async fn answer<Q, K, A>(
+    app: &App,
+    replica: Arc<Replica>,
+    body: Body,
+    read: impl FnOnce(&Replica, Q) -> Result<(Vec<Tensor>, K)> + Send + 'static,
+    write: impl FnOnce(&Replica, Prediction, K) -> A + Send + 'static,
+) -> Result<Answer>
+where
+    Q: serde::de::DeserializeOwned,
+    K: Send + 'static,
+    A: Serialize,
+{
+    let body = app.bodies.read(body).await?;
+    let call = app.service.admit(Arc::clone(&replica))?;
+    let bytes = body.len();
+    let inputs = move || {
+        let (inputs, kept) = read(call.replica(), body.parse()?)?;
+        Ok((call, inputs, kept))
+    };
+    let (call, inputs, kept) = off_the_runtime(bytes, inputs).await?;
+    let prediction = app.service.predict(call, inputs).await?;
+    let mut headers = cost_headers(&prediction);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let values: usize = prediction.outputs.iter().map(|tensor| tensor.data.len()).sum();
+    let text = move || serde_json::to_vec(&write(&replica, prediction, kept)).map_err(ApiError::internal);
+    // A number is some eight bytes of text.
+    let text = off_the_runtime(values * 8, text).await?;
+    Ok((headers, Bytes::from(text)))
 }
 
 /// What the call cost, and which version answered.
-pub(super) fn cost_headers(prediction: &Prediction) -> HeaderMap {
+fn cost_headers(prediction: &Prediction) -> HeaderMap {
     let energy = &prediction.usage.energy;
     let texts = [
         ("x-wattle-model", prediction.model.to_string()),

@@ -24,19 +24,6 @@ pub struct GraphBuilder {
     names: HashSet<String>,
 }
 
-/// The value of a node's attribute.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Attribute {
-    /// A whole number.
-    Int(i64),
-    /// A number.
-    Float(f32),
-    /// Several whole numbers.
-    Ints(Vec<i64>),
-    /// A text.
-    Text(String),
-}
-
 impl GraphBuilder {
     /// An empty graph of this name.
     pub fn new(name: &str) -> GraphBuilder {
@@ -67,33 +54,27 @@ impl GraphBuilder {
         self.constant(hint, shape, values.len(), DataType::Double, |tensor| tensor.raw_data = Some(raw_data))
     }
 
-    /// Adds a constant of 64-bit integers, in row-major order, and gives its name: `hint` or like it.
-    pub fn integers(&mut self, hint: &str, shape: &[usize], values: &[i64]) -> String {
-        let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.constant(hint, shape, values.len(), DataType::Int64, |tensor| tensor.raw_data = Some(raw_data))
-    }
-
     /// Adds a constant of texts, in row-major order, and gives its name: `hint` or like it.
     pub fn texts<T: AsRef<str>>(&mut self, hint: &str, shape: &[usize], values: &[T]) -> String {
         let string_data = values.iter().map(|value| value.as_ref().as_bytes().to_vec()).collect();
         self.constant(hint, shape, values.len(), DataType::String, |tensor| tensor.string_data = string_data)
     }
 
-    /// Adds a node with one output, and gives that output's name, which is like the operator's.
-    pub fn node(&mut self, operator: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
+    /// Adds a node with one output, and gives that output's name, which is like the operator's. Attributes are whole numbers.
+    pub fn node(&mut self, operator: &str, inputs: &[&str], attributes: &[(&str, i64)]) -> String {
         let output = self.unused(&operator.to_lowercase());
         self.node_to(&output, operator, inputs, attributes);
         output
     }
 
     /// Adds a node whose one output has this name.
-    pub fn node_to(&mut self, output: &str, operator: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) {
+    pub fn node_to(&mut self, output: &str, operator: &str, inputs: &[&str], attributes: &[(&str, i64)]) {
         self.graph.node.push(NodeProto {
             input: inputs.iter().map(|&input| input.to_owned()).collect(),
             output: vec![output.to_owned()],
             name: format!("{}_{}", operator.to_lowercase(), self.graph.node.len()),
             op_type: operator.to_owned(),
-            attribute: attributes.iter().map(|(name, value)| attribute(name, value)).collect(),
+            attribute: attributes.iter().map(|&(name, value)| attribute(name, value)).collect(),
             ..NodeProto::default()
         });
     }
@@ -183,28 +164,9 @@ fn value_info(spec: &TensorSpec) -> ValueInfoProto {
     ValueInfoProto { name: spec.name.clone(), r#type: Some(value), ..ValueInfoProto::default() }
 }
 
-fn attribute(name: &str, value: &Attribute) -> AttributeProto {
-    let mut attribute = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
-    let kind = match value {
-        Attribute::Int(value) => {
-            attribute.i = Some(*value);
-            AttributeType::Int
-        }
-        Attribute::Float(value) => {
-            attribute.f = Some(*value);
-            AttributeType::Float
-        }
-        Attribute::Ints(values) => {
-            attribute.ints.clone_from(values);
-            AttributeType::Ints
-        }
-        Attribute::Text(value) => {
-            attribute.s = Some(value.clone().into_bytes());
-            AttributeType::String
-        }
-    };
-    attribute.r#type = kind.into();
-    attribute
+fn attribute(name: &str, value: i64) -> AttributeProto {
+    let kind = AttributeType::Int.into();
+    AttributeProto { name: name.to_owned(), i: Some(value), r#type: kind, ..AttributeProto::default() }
 }
 
 #[cfg(test)]
@@ -224,7 +186,7 @@ mod tests {
         graph.metadata("key", "value");
         let two = graph.numbers("two", &[1], &[2.0]);
         let product = graph.node("Mul", &["two", &two], &[]);
-        graph.node_to("y", "Concat", &[&product], &[("axis", Attribute::Int(0))]);
+        graph.node_to("y", "Concat", &[&product], &[("axis", 0)]);
         graph.finish()
     }
 

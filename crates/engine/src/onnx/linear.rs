@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::BufReader,
+    io::{self, BufReader},
     path::Path,
 };
 
@@ -28,7 +28,8 @@ struct Array {
 /// or `[outputs]`, as its `intercept_`, and is zero when absent.
 ///
 /// # Errors
-/// [`Error::InvalidModel`] for a file that is not a NumPy array of finite numbers or whose shape does not fit.
+/// [`Error::InvalidModel`] for a file that is not a NumPy array of finite numbers or whose shape does not fit;
+/// [`Error::Io`] when the system cannot read or write a file.
 pub fn from_npy(coef: &Path, intercept: Option<&Path>, model: &Path) -> Result<()> {
     let coef = read("coef", coef)?;
     let (outputs, features) = match coef.shape.as_slice() {
@@ -78,15 +79,19 @@ pub fn from_npy(coef: &Path, intercept: Option<&Path>, model: &Path) -> Result<(
     let intercept = graph.numbers("intercept", &[outputs], &intercept);
     let product = graph.node("MatMul", &["x", &weights], &[]);
     graph.node_to("y_pred", "Add", &[&product, &intercept], &[]);
-    fs::write(model, graph.finish())
-        .map_err(|error| Error::InvalidModel(format!("the model cannot be written: {error}")))
+    Ok(fs::write(model, graph.finish())?)
 }
 
 fn read(role: &str, path: &Path) -> Result<Array> {
     let invalid = |reason: String| Error::InvalidModel(format!("{role} is not a usable NumPy file: {reason}"));
-    let file = File::open(path).map_err(|error| invalid(error.to_string()))?;
-    let bytes = file.metadata().map_err(|error| invalid(error.to_string()))?.len();
-    let npy = NpyFile::new(BufReader::new(file)).map_err(|error| invalid(error.to_string()))?;
+    let unreadable = |error: io::Error| match error.raw_os_error() {
+        Some(_) => Error::Io(error),
+        // Not the system's word but the parser's.
+        None => invalid(error.to_string()),
+    };
+    let file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    let npy = NpyFile::new(BufReader::new(file)).map_err(unreadable)?;
     let shape = npy.shape().to_vec();
     if shape.len() > MAX_RANK {
         return Err(invalid(format!("it has {} dimensions, at most {MAX_RANK} are usable", shape.len())));
@@ -100,12 +105,13 @@ fn read(role: &str, path: &Path) -> Result<Array> {
         npyz::DType::Plain(kind) => (kind.type_char(), kind.size_field(), npy.order()),
         other => return Err(invalid(format!("its type is {}: save float64 numbers", other.descr()))),
     };
-    let cut = |error: std::io::Error| invalid(error.to_string());
     let values: Vec<f64> = match (kind, size) {
-        (TypeChar::Float, 8) => npy.into_vec::<f64>().map_err(cut)?,
-        (TypeChar::Float, 4) => npy.into_vec::<f32>().map_err(cut)?.into_iter().map(f64::from).collect(),
-        (TypeChar::Int, 8) => npy.into_vec::<i64>().map_err(cut)?.into_iter().map(|value| value as f64).collect(),
-        (TypeChar::Int, 4) => npy.into_vec::<i32>().map_err(cut)?.into_iter().map(f64::from).collect(),
+        (TypeChar::Float, 8) => npy.into_vec::<f64>().map_err(unreadable)?,
+        (TypeChar::Float, 4) => npy.into_vec::<f32>().map_err(unreadable)?.into_iter().map(f64::from).collect(),
+        (TypeChar::Int, 8) => {
+            npy.into_vec::<i64>().map_err(unreadable)?.into_iter().map(|value| value as f64).collect()
+        }
+        (TypeChar::Int, 4) => npy.into_vec::<i32>().map_err(unreadable)?.into_iter().map(f64::from).collect(),
         _ => {
             return Err(invalid(
                 "its numbers are neither float64, float32, int64 nor int32: convert them with .astype(float)".into(),
@@ -169,6 +175,16 @@ mod tests {
         let x = Tensor::new("x", vec![2, 3], Data::Fp64(vec![1.0, 1.0, 1.0, 1.0, 0.0, 0.0])).unwrap();
         let outputs = OnnxModel::load(&model).unwrap().run(&[x]).unwrap();
         assert_eq!(outputs[0].data, Data::Fp64(vec![6.5, 65.0, 1.5, 15.0]));
+    }
+
+    #[test]
+    fn a_full_disk_is_not_a_bad_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let coef = npy(folder.path(), "coef.npy", &[2], &[1.0, 2.0]);
+        let Err(Error::Io(error)) = from_npy(&coef, None, Path::new("/dev/full")) else { panic!("not an i/o error") };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let absent = folder.path().join("absent.npy");
+        assert!(matches!(from_npy(&absent, None, &folder.path().join("model.onnx")), Err(Error::Io(_))));
     }
 
     #[test]

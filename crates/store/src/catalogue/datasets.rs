@@ -6,7 +6,7 @@ use sqlx::{SqliteConnection, sqlite::SqliteRow};
 use wattle_core::{Digest, Name, Schema};
 
 use super::{Columns, names, not_found, now, signed, time_text, to_json};
-use crate::{Error, Result, Store, blobs::digest_file};
+use crate::{Error, Result, Store, blobs::digest_file, table::Overrides};
 
 /// A table in its normal form, under a name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Dataset {
     pub bytes: u64,
     /// The name of the file that it came from, without its folders.
     pub source: String,
+    /// How that file was read otherwise than inferred; files that a model of this data is to answer are read so too.
+    #[serde(default, skip_serializing_if = "Overrides::is_default")]
+    pub reading: Overrides,
     /// When it was added.
     pub created_at: DateTime<Utc>,
     /// Its columns.
@@ -38,6 +41,8 @@ pub struct NewDataset {
     pub rows: u64,
     /// The file that it came from, as given; its folders are not kept.
     pub source: String,
+    /// How that file was read otherwise than inferred.
+    pub reading: Overrides,
     /// Whether it takes the place of other data of the same name.
     pub replace: bool,
 }
@@ -45,33 +50,37 @@ pub struct NewDataset {
 impl Store {
     /// Stores a table that is in its normal form. To store the same again changes nothing.
     ///
-    /// Other data under a name that is taken is a conflict, unless it is to be replaced.
+    /// Other data under a name that is taken is a conflict, unless it is to be replaced. The same rows with other marks
+    /// for missing values are other data, since files that come later would be read otherwise.
     pub async fn put_dataset(&self, new: NewDataset, parquet: &Path) -> Result<Dataset> {
-        let NewDataset { name, schema, rows, source, replace } = new;
+        let NewDataset { name, schema, rows, source, reading, replace } = new;
         let (digest, bytes) = digest_file(parquet).await?;
         let _import = self.begin_import().await;
         // Asked before the bytes are written, and asked again when they are.
         if let Some(present) = find(&mut *self.catalogue().read().await?, &name).await?
-            && !may_take(&present, digest, replace)?
+            && !may_take(&present, digest, &reading, replace)?
         {
             return Ok(present);
         }
         self.blobs().put_known_file(parquet, digest, bytes).await?;
-        let dataset = Dataset { name, digest, rows, bytes, source: file_name(&source), created_at: now(), schema };
+        let source = file_name(&source);
+        let dataset = Dataset { name, digest, rows, bytes, source, reading, created_at: now(), schema };
         let mut tx = self.catalogue().write().await?;
         if let Some(present) = find(&mut tx, &dataset.name).await?
-            && !may_take(&present, digest, replace)?
+            && !may_take(&present, digest, &dataset.reading, replace)?
         {
             return Ok(present);
         }
         sqlx::query(
-            "INSERT OR REPLACE INTO datasets (name, digest, rows, bytes, source, schema, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO datasets (name, digest, rows, bytes, source, reading, schema, created_at) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(dataset.name.as_str())
         .bind(digest.to_string())
         .bind(signed(rows)?)
         .bind(signed(bytes)?)
         .bind(&dataset.source)
+        .bind(to_json("reading", &dataset.reading)?)
         .bind(to_json("schema", &dataset.schema)?)
         .bind(time_text(dataset.created_at))
         .execute(&mut *tx)
@@ -107,9 +116,10 @@ impl Store {
     }
 }
 
-/// Whether data with this digest is to be written where `present` is.
-fn may_take(present: &Dataset, digest: Digest, replace: bool) -> Result<bool> {
-    if present.digest == digest {
+/// Whether data with this digest, read like this, is to be written where `present` is.
+fn may_take(present: &Dataset, digest: Digest, reading: &Overrides, replace: bool) -> Result<bool> {
+    // The kinds are part of the digest, and the delimiter is of the file alone.
+    if present.digest == digest && present.reading.missing == reading.missing {
         return Ok(false);
     }
     if replace {
@@ -147,6 +157,7 @@ fn decode(row: &SqliteRow) -> Result<Dataset> {
         rows: row.unsigned("rows")?,
         bytes: row.unsigned("bytes")?,
         source: row.text("source")?,
+        reading: row.json("reading")?,
         created_at: row.parsed("created_at")?,
         schema: row.json("schema")?,
     })

@@ -36,12 +36,10 @@ pub struct NewDeployment {
     pub reference: ModelReference,
     /// Whether it becomes the default, instead of the one that is.
     pub default: bool,
-    /// Whether it takes the place of another version under the same name.
-    pub replace: bool,
 }
 
 impl Store {
-    /// Stores a deployment. Another version under a name that is taken is a conflict, unless it is to be replaced.
+    /// Stores a deployment, which takes the place of another version under the same name.
     ///
     /// To deploy the same version again only renews the reference. The default mark is lost to another deployment that
     /// asks for it, never by deploying again without asking for it.
@@ -51,17 +49,6 @@ impl Store {
         models::expect_version(&mut tx, &id).await?;
         let present = find(&mut tx, &new.name).await?;
         let same = present.as_ref().filter(|present| present.model == id.model && present.version == id.version);
-        if let Some(present) = &present
-            && same.is_none()
-            && !new.replace
-        {
-            return Err(Error::Conflict(format!(
-                "the name {:?} is taken by a deployment of {}:{}: replace it, undeploy it first, or choose another name",
-                present.name.as_str(),
-                present.model,
-                present.version
-            )));
-        }
         let deployment = Deployment {
             created_at: same.map_or_else(now, |same| same.created_at),
             default: new.default || present.is_some_and(|present| present.default),
@@ -88,15 +75,6 @@ impl Store {
         .await?;
         tx.commit().await?;
         Ok(deployment)
-    }
-
-    /// The deployment of this name.
-    pub async fn deployment(&self, name: &Name) -> Result<Deployment> {
-        let mut tx = self.catalogue().read().await?;
-        match find(&mut tx, name).await? {
-            Some(deployment) => Ok(deployment),
-            None => Err(missing(&mut tx, name).await?),
-        }
     }
 
     /// All deployments, by name.

@@ -172,15 +172,14 @@ impl Store {
     pub async fn job_progress(&self, id: Uuid, progress: &Value, cost: &JobCost) -> Result<()> {
         let energy = cost.encode()?;
         let mut tx = self.catalogue().write().await?;
-        let updated = sqlx::query(
-            "UPDATE jobs SET progress = ?, cpu_seconds = ?, energy = ? WHERE id = ? AND state = 'running'",
-        )
-            .bind(to_json("progress", progress)?)
-            .bind(cost.cpu_seconds)
-            .bind(energy)
-            .bind(id.to_string())
-            .execute(&mut *tx)
-            .await?;
+        let updated =
+            sqlx::query("UPDATE jobs SET progress = ?, cpu_seconds = ?, energy = ? WHERE id = ? AND state = 'running'")
+                .bind(to_json("progress", progress)?)
+                .bind(cost.cpu_seconds)
+                .bind(energy)
+                .bind(id.to_string())
+                .execute(&mut *tx)
+                .await?;
         if updated.rows_affected() == 0 {
             return Err(refused(&mut tx, id).await?);
         }

@@ -6,7 +6,7 @@ use std::{
     str,
 };
 
-use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
+use csv_core::{ReadFieldResult, Reader, ReaderBuilder};
 use wattle_core::ColumnKind;
 
 use super::{
@@ -35,7 +35,7 @@ pub(super) fn normalise(
     while let Some(record) = records.next()? {
         record.check(&names)?;
         for (column, text) in record.fields().enumerate() {
-            if !inference.see(column, text, &missing) {
+            if !inference.see(column, record.line, text, &missing) {
                 return Err(not_a_number(&record.place(), &names[column], text));
             }
         }
@@ -63,7 +63,7 @@ pub(super) fn normalise(
         }
         writer.end_row()?;
     }
-    let normalised = writer.finish()?;
+    let normalised = Normalised { warnings: inference.warnings(&names), ..writer.finish()? };
     if normalised.rows == rows { Ok(normalised) } else { Err(changed()) }
 }
 
@@ -151,9 +151,9 @@ struct Records<'a> {
     buffer: Vec<u8>,
     unread: Range<usize>,
     at_end: bool,
-    /// The record's values, one after the other, and where each ends.
+    /// The record's values, one after the other, and where each stands.
     text: Vec<u8>,
-    ends: Vec<usize>,
+    fields: Vec<Range<usize>>,
     /// How many line ends between records the parser did not see.
     skipped_lines: u64,
     done: u64,
@@ -169,7 +169,7 @@ impl<'a> Records<'a> {
             unread: 0..0,
             at_end: false,
             text: vec![0; 64 << 10],
-            ends: vec![0; MAX_COLUMNS + 2],
+            fields: Vec::new(),
             skipped_lines: 0,
             done,
             progress,
@@ -183,33 +183,50 @@ impl<'a> Records<'a> {
             return Ok(None);
         }
         let line = self.core.line() + self.skipped_lines;
-        let (mut length, mut count) = (0, 0);
+        self.fields.clear();
+        let mut start = 0;
+        loop {
+            let (end, at_record_end) = self.field(line, start)?;
+            start = end;
+            if at_record_end {
+                break;
+            }
+            if self.fields.len() == MAX_COLUMNS {
+                return Err(too_wide(line));
+            }
+        }
+        Record::new(line, &self.text[..start], &self.fields).map(Some)
+    }
+
+    /// Reads the next value into the text from `start` on: where it ends, and whether it is the record's last.
+    fn field(&mut self, line: u64, start: usize) -> Result<(usize, bool)> {
+        if self.unread.is_empty() && !self.at_end {
+            self.fill()?;
+        }
+        let is_quoted = !self.at_end && self.buffer[self.unread.start] == b'"';
+        let mut end = start;
         loop {
             if self.unread.is_empty() && !self.at_end {
                 self.fill()?;
             }
             // The parser would close an open quote at the end of the file. A line end in its place does not.
             let bytes = if self.at_end { b"\n" } else { &self.buffer[self.unread.clone()] };
-            let (result, read, written, ended) =
-                self.core.read_record(bytes, &mut self.text[length..], &mut self.ends[count..]);
-            length += written;
-            count += ended;
+            let (result, read, written) = self.core.read_field(bytes, &mut self.text[end..]);
+            end += written;
             if !self.at_end {
                 self.unread.start += read;
             }
             match result {
-                ReadRecordResult::Record | ReadRecordResult::End => break,
-                ReadRecordResult::InputEmpty if self.at_end => return Err(unclosed(line)),
-                ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::OutputFull if self.text.len() >= MAX_RECORD_BYTES => return Err(endless(line)),
-                ReadRecordResult::OutputFull => self.text.resize((2 * self.text.len()).min(MAX_RECORD_BYTES), 0),
-                ReadRecordResult::OutputEndsFull => return Err(too_wide(line)),
+                ReadFieldResult::Field { record_end } => {
+                    self.fields.push(if is_quoted { start..end } else { trimmed(&self.text, start..end) });
+                    return Ok((end, record_end));
+                }
+                ReadFieldResult::InputEmpty if !self.at_end => {}
+                ReadFieldResult::InputEmpty | ReadFieldResult::End => return Err(unclosed(line)),
+                ReadFieldResult::OutputFull if self.text.len() >= MAX_RECORD_BYTES => return Err(endless(line)),
+                ReadFieldResult::OutputFull => self.text.resize((2 * self.text.len()).min(MAX_RECORD_BYTES), 0),
             }
         }
-        if count > MAX_COLUMNS {
-            return Err(too_wide(line));
-        }
-        Record::new(line, &self.text[..length], &self.ends[..count]).map(Some)
     }
 
     fn skip_line_ends(&mut self) -> Result<()> {
@@ -248,11 +265,11 @@ impl<'a> Records<'a> {
 struct Record<'a> {
     line: u64,
     text: &'a str,
-    ends: &'a [usize],
+    fields: &'a [Range<usize>],
 }
 
 impl<'a> Record<'a> {
-    fn new(line: u64, text: &'a [u8], ends: &'a [usize]) -> Result<Record<'a>> {
+    fn new(line: u64, text: &'a [u8], fields: &'a [Range<usize>]) -> Result<Record<'a>> {
         let not_text = |valid: usize, why: &str| {
             let line = line + text[..valid].iter().filter(|byte| **byte == b'\n').count() as u64;
             Error::Invalid(format!("line {line}: {why}: save the file as UTF-8 and add it again"))
@@ -264,21 +281,21 @@ impl<'a> Record<'a> {
         let invalid = "the text is not UTF-8";
         let text = str::from_utf8(text).map_err(|error| not_text(error.valid_up_to(), invalid))?;
         // Two halves of a character may stand in two values, which together look valid.
-        match ends.iter().find(|end| !text.is_char_boundary(**end)) {
-            Some(end) => Err(not_text(*end, invalid)),
-            None => Ok(Record { line, text, ends }),
+        match fields.iter().find(|field| !text.is_char_boundary(field.end)) {
+            Some(field) => Err(not_text(field.end, invalid)),
+            None => Ok(Record { line, text, fields }),
         }
     }
 
     /// The values' texts.
     fn fields(&self) -> impl Iterator<Item = &'a str> {
-        let (text, mut start) = (self.text, 0);
-        self.ends.iter().map(move |end| &text[std::mem::replace(&mut start, *end)..*end])
+        let text = self.text;
+        self.fields.iter().map(move |field| &text[field.clone()])
     }
 
     /// Checks that there is a value of a reasonable length for each column.
     fn check(&self, names: &[String]) -> Result<()> {
-        let (expected, found) = (names.len(), self.ends.len());
+        let (expected, found) = (names.len(), self.fields.len());
         if found != expected {
             let hint = if self.text.contains('\n') {
                 "is a quote in it never closed?"
@@ -301,6 +318,12 @@ impl<'a> Record<'a> {
     fn place(&self) -> String {
         format!("line {}", self.line)
     }
+}
+
+/// The part of the text without the spaces around it.
+fn trimmed(text: &[u8], field: Range<usize>) -> Range<usize> {
+    let end = field.start + text[field.clone()].trim_ascii_end().len();
+    end - text[field.start..end].trim_ascii_start().len()..end
 }
 
 fn unclosed(line: u64) -> Error {

@@ -113,28 +113,91 @@ pub(super) fn not_a_number(place: &str, column: &str, value: &str) -> Error {
 /// What is known of a CSV file's columns while it is read for the first time.
 pub(super) struct Inference {
     wanted: Vec<Option<ColumnKind>>,
-    /// Whether every value until now was a number.
-    numeric: Vec<bool>,
+    seen: Vec<Seen>,
+}
+
+/// The values of a column until now, without the missing ones.
+#[derive(Default, Clone)]
+struct Seen {
+    numbers: u64,
+    others: u64,
+    /// The first value that is no number, as shown, and its line.
+    first_other: Option<(u64, String)>,
 }
 
 impl Inference {
     /// Before the first row.
     pub(super) fn new(wanted: Vec<Option<ColumnKind>>) -> Inference {
-        let numeric = wanted.iter().map(|kind| *kind != Some(ColumnKind::Category)).collect();
-        Inference { wanted, numeric }
+        Inference { seen: vec![Seen::default(); wanted.len()], wanted }
     }
 
     /// Takes a value into account; false when it should have been a number and is not.
-    pub(super) fn see(&mut self, column: usize, text: &str, missing: &Missing) -> bool {
-        if !self.numeric[column] || number(text).is_some() || missing.contains(text) {
+    pub(super) fn see(&mut self, column: usize, line: u64, text: &str, missing: &Missing) -> bool {
+        let wanted = self.wanted[column];
+        if wanted == Some(ColumnKind::Category) || missing.contains(text) {
             return true;
         }
-        self.numeric[column] = false;
-        self.wanted[column].is_none()
+        let seen = &mut self.seen[column];
+        if number(text).is_some() {
+            seen.numbers += 1;
+            return true;
+        }
+        seen.others += 1;
+        seen.first_other.get_or_insert_with(|| (line, shown(text)));
+        wanted.is_none()
     }
 
     /// The columns' kinds, after the last row.
     pub(super) fn kinds(&self) -> Vec<ColumnKind> {
-        self.numeric.iter().map(|numeric| if *numeric { ColumnKind::Number } else { ColumnKind::Category }).collect()
+        let kind = |(wanted, seen): (&Option<ColumnKind>, &Seen)| match wanted {
+            Some(kind) => *kind,
+            None if seen.others > 0 => ColumnKind::Category,
+            None => ColumnKind::Number,
+        };
+        self.wanted.iter().zip(&self.seen).map(kind).collect()
     }
+
+    /// What a person should hear of: columns that are categories for the sake of a few values, likely slips.
+    pub(super) fn warnings(&self, names: &[String]) -> Vec<String> {
+        const SPOKEN_OF: usize = 20;
+        let mut warnings: Vec<String> =
+            names.iter().zip(&self.seen).filter_map(|(name, seen)| seen.warning(name)).collect();
+        if warnings.len() > SPOKEN_OF {
+            let more = warnings.len() - SPOKEN_OF;
+            warnings.truncate(SPOKEN_OF);
+            warnings.push(format!("{more} more columns are nearly all numbers and are read as categories"));
+        }
+        warnings
+    }
+}
+
+impl Seen {
+    fn warning(&self, name: &str) -> Option<String> {
+        let (line, first) = self.first_other.as_ref()?;
+        let values = self.numbers + self.others;
+        // Nine of ten.
+        if self.others > values / 10 {
+            return None;
+        }
+        Some(format!(
+            "column {}: {} of {} values are numbers, but line {line} has {first}, so all are read as categories: correct it, name it with --missing, or say --column {} to mean it",
+            shown(name),
+            grouped(self.numbers),
+            grouped(values),
+            shown(&format!("{name}=category")),
+        ))
+    }
+}
+
+/// A whole number with spaces between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
 }

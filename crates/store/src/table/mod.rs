@@ -58,6 +58,13 @@ pub struct Overrides {
     pub delimiter: Option<u8>,
 }
 
+impl Overrides {
+    /// Whether everything is left to be inferred.
+    pub fn is_default(&self) -> bool {
+        *self == Overrides::default()
+    }
+}
+
 /// What a file turned out to hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Normalised {
@@ -65,6 +72,8 @@ pub struct Normalised {
     pub schema: Schema,
     /// How many rows there are.
     pub rows: u64,
+    /// What looks like a slip in the file and was read all the same; each says what to do.
+    pub warnings: Vec<String>,
 }
 
 /// Reads `input` (CSV with a header, or Parquet, told apart by their first bytes) and writes the normal form to `output`.
@@ -72,7 +81,7 @@ pub struct Normalised {
 /// `progress` is told how many bytes of the input are done. The input counts twice, once for inferring and once for
 /// writing, so that the last figure is twice the size of the file.
 ///
-/// In CSV, a value is missing when it is empty but for spaces or one of NA, N/A, NaN, nan, null, NULL, None, ? and the
+/// In CSV, spaces around a value count only inside quotes, and a value is missing when it is empty but for spaces or one of NA, N/A, NaN, nan, null, NULL, None, ? and the
 /// texts of `overrides`; in Parquet, when it is null, NaN, an empty text or one of the texts of `overrides`. A CSV column
 /// whose every value is a finite number is one of numbers, any other is one of categories; Parquet's types decide for
 /// themselves (dates and times become texts in ISO 8601). Whole numbers beyond 2^53 lose their last digits unless

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod bombs;
 mod csv;
 mod parquet;
 mod read;

@@ -129,7 +129,7 @@ impl Writer {
         let text = serde_json::to_string(&schema).map_err(|error| Error::Corrupt(error.to_string()))?;
         self.arrow.append_key_value_metadata(KeyValue::new(SCHEMA_KEY.to_owned(), text));
         self.arrow.close().map_err(broken)?;
-        Ok(Normalised { schema, rows: self.rows })
+        Ok(Normalised { schema, rows: self.rows, warnings: vec![] })
     }
 
     fn end_group(&mut self) -> Result<()> {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use wattle_core::{
     Column, ColumnKind, Datatype, Digest, Energy, Label, ModelReference, Name, Schema, Signature, TensorSpec,
 };
-use wattle_store::{Manifest, ModelVersion, NewDataset, NewDeployment, Store};
+use wattle_store::{Manifest, ModelVersion, NewDataset, NewDeployment, Store, table::Overrides};
 
 /// A store in a folder of its own, and a place for files from outside.
 pub struct Fixture {
@@ -82,20 +82,14 @@ pub fn dataset(text: &str, replace: bool) -> NewDataset {
         schema: Schema { columns: vec![column("x"), column("y")] },
         rows: 2,
         source: "C:\\tables\\some/folder/line.csv".into(),
+        reading: Overrides::default(),
         replace,
     }
 }
 
 pub fn deployment(text: &str, reference: &str, version: u32) -> NewDeployment {
     let reference: ModelReference = reference.parse().unwrap();
-    NewDeployment {
-        name: name(text),
-        model: reference.model.clone(),
-        version,
-        reference,
-        default: false,
-        replace: false,
-    }
+    NewDeployment { name: name(text), model: reference.model.clone(), version, reference, default: false }
 }
 
 /// The message of an error, for tests of what it says.

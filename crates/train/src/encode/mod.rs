@@ -8,7 +8,7 @@ mod split;
 mod statistics;
 mod target;
 
-use std::{ops::ControlFlow, path::Path};
+use std::{collections::HashSet, ops::ControlFlow, path::Path};
 
 use wattle_core::{ColumnKind, Schema};
 use wattle_store::table::{Table, Values};
@@ -180,6 +180,7 @@ fn read(
 /// The features' names: those of the job, or all but the target.
 fn feature_names<'a>(schema: &'a Schema, spec: &'a ResolvedSpec) -> Result<Vec<&'a str>> {
     column_kind(schema, &spec.target)?;
+    let known: HashSet<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
     let names: Vec<&str> = match &spec.features {
         Features::All => {
             schema.columns.iter().map(|column| column.name.as_str()).filter(|name| *name != spec.target).collect()
@@ -187,7 +188,9 @@ fn feature_names<'a>(schema: &'a Schema, spec: &'a ResolvedSpec) -> Result<Vec<&
         Features::Named(names) => names.iter().map(String::as_str).collect(),
     };
     for name in &names {
-        column_kind(schema, name)?;
+        if !known.contains(name) {
+            return Err(unknown_column(schema, name));
+        }
         check_name(name, spec.algorithm)?;
     }
     if names.is_empty() {
@@ -201,14 +204,16 @@ fn feature_names<'a>(schema: &'a Schema, spec: &'a ResolvedSpec) -> Result<Vec<&
 
 /// The kind of a column, or an error that names the nearest.
 fn column_kind(schema: &Schema, name: &str) -> Result<ColumnKind> {
-    schema.column(name).map(|column| column.kind).ok_or_else(|| {
-        Error::Invalid(match schema.nearest(name) {
-            Some(nearest) => format!("the data set has no column {name:?}: did you mean {nearest:?}?"),
-            None => {
-                let names = schema.columns.iter().map(|column| column.name.as_str()).take(20).collect::<Vec<_>>();
-                format!("the data set has no column {name:?}: it has {}", names.join(", "))
-            }
-        })
+    schema.column(name).map(|column| column.kind).ok_or_else(|| unknown_column(schema, name))
+}
+
+fn unknown_column(schema: &Schema, name: &str) -> Error {
+    Error::Invalid(match schema.nearest(name) {
+        Some(nearest) => format!("the data set has no column {name:?}: did you mean {nearest:?}?"),
+        None => {
+            let names = schema.columns.iter().map(|column| column.name.as_str()).take(20).collect::<Vec<_>>();
+            format!("the data set has no column {name:?}: it has {}", names.join(", "))
+        }
     })
 }
 

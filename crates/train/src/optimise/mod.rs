@@ -147,7 +147,7 @@ pub struct LbfgsOptions {
 
 impl Default for LbfgsOptions {
     fn default() -> Self {
-        Self { iterations: 200, history: 10, tolerance: 1e-9 }
+        Self { iterations: 1000, history: 10, tolerance: 1e-9 }
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`TrainingSpec`] holds the keys of the command line, of `job.toml` and of the API's body, which are the same;
 //! [`TrainingSpec::resolve`] decides everything that was left open.
 
+mod memory;
 mod resolve;
 mod values;
 
@@ -12,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use wattle_core::{ModelReference, nearest};
 
+pub use memory::Memory;
 pub use resolve::{Features, ResolvedSpec};
-pub use values::{Algorithm, ClassWeights, Memory, OptimizerName, ScheduleName};
+pub use values::{Algorithm, ClassWeights, OptimizerName, ScheduleName};
 
 use crate::{Error, Result};
 
@@ -84,7 +86,7 @@ pub struct TrainingSpec {
     /// Threads at most; all of the machine if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    /// Memory for the encoded rows; half of what is free if absent. What does not fit goes to the disk.
+    /// Memory for the encoded rows; half of what is free to this process if absent. What does not fit goes to the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
     /// The model version that this one comes after, for the record.
@@ -141,10 +143,6 @@ impl TrainingSpec {
     pub fn from_toml(text: &str) -> Result<TrainingSpec> {
         let keys: Map<String, Value> =
             toml::from_str(text).map_err(|error| Error::Invalid(format!("not a job file: {error}")))?;
-        // TOML has no null; it is what became of its nan and inf.
-        if let Some((key, _)) = keys.iter().find(|(_, value)| value.is_null()) {
-            return Err(Error::Invalid(format!("invalid {key:?}: write a finite number")));
-        }
         TrainingSpec::from_keys(&keys)
     }
 
@@ -154,6 +152,12 @@ impl TrainingSpec {
                 Some(known) => format!("unknown key {unknown:?}: did you mean {known:?}?"),
                 None => format!("unknown key {unknown:?}: use one of {}", TrainingSpec::KEYS.join(", ")),
             }));
+        }
+        // Whoever writes nan or inf in TOML or in a script sends null in JSON, and does not mean the default.
+        if let Some((key, _)) = keys.iter().find(|(_, value)| value.is_null()) {
+            return Err(Error::Invalid(format!(
+                "invalid {key:?}: write a value (a number must be finite), or leave the key out for its default"
+            )));
         }
         if let Some(absent) = ["algorithm", "data", "target"].into_iter().find(|key| !keys.contains_key(*key)) {
             return Err(Error::Invalid(format!("{absent:?} is absent: every training job needs it")));
@@ -262,6 +266,8 @@ mod tests {
         assert!(refusal(with("algorithm", "forest".into())).contains("`logistic-regression`"));
         assert!(refusal(with("memory", "2 potatoes".into())).contains("2GiB"));
         assert!(TrainingSpec::from_toml("a = ").unwrap_err().to_string().contains("line 1"));
+        assert!(refusal(with("l2", Value::Null)).starts_with("invalid \"l2\": "));
+        assert!(refusal(with("class-weights", json!({"a": null}))).starts_with("invalid \"class-weights\": "));
         assert!(TrainingSpec::from_toml("l2 = nan").unwrap_err().to_string().contains("finite"));
     }
 }

@@ -1,7 +1,8 @@
-use std::{num::NonZero, thread};
+use std::{collections::HashSet, num::NonZero, thread};
 
 use serde::{Deserialize, Serialize};
 use wattle_core::{ModelReference, Name, Schema};
+use wattle_store::table::MAX_COLUMNS;
 
 use super::{Algorithm, ClassWeights, Memory, OptimizerName, ScheduleName, TrainingSpec};
 use crate::{
@@ -118,10 +119,17 @@ impl TrainingSpec {
                 "\"features\" is empty: name at least one column, or leave it out for all but the target".into(),
             ));
         }
+        if names.len() > MAX_COLUMNS {
+            return Err(Error::Invalid(format!(
+                "\"features\" names {} columns, and a table has at most {MAX_COLUMNS}: name fewer, or leave it out for all but the target",
+                names.len()
+            )));
+        }
         if names.contains(&self.target) {
             return Err(Error::Invalid(format!("{:?} is the target: it cannot be a feature too", self.target)));
         }
-        if let Some((_, twice)) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+        let mut seen = HashSet::with_capacity(names.len());
+        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
             return Err(Error::Invalid(format!("the feature {twice:?} is named twice: name it once")));
         }
         Ok(Features::Named(names.clone()))
@@ -262,6 +270,8 @@ fn default_name(data: &Name, algorithm: Algorithm) -> Name {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::time::{Duration, Instant};
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -308,6 +318,16 @@ mod tests {
     }
 
     #[test]
+    fn ten_thousand_features_are_checked_at_once() {
+        let names: Vec<String> =
+            (0..MAX_COLUMNS).map(|index| format!("a-feature-with-a-long-name-{index:05}")).collect();
+        let started = Instant::now();
+        let spec = resolve(&json!({ "features": names })).unwrap();
+        assert_eq!(spec.features, Features::Named(names));
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+
+    #[test]
     fn values_out_of_their_range_are_refused() {
         for (keys, words) in [
             (json!({"validation": 0.6}), "\"validation\" is 0.6: it must be a number of at most 0.5"),
@@ -321,6 +341,7 @@ mod tests {
             (json!({"features": []}), "empty"),
             (json!({"features": ["a", "b", "a"]}), "twice"),
             (json!({"features": ["y"]}), "is the target"),
+            (json!({"features": vec!["a"; MAX_COLUMNS + 1]}), "names 10001 columns"),
             (json!({"algorithm": "logistic-regression", "class-weights": {"a": 0}}), "use one above 0"),
         ] {
             let message = refusal(&keys);

@@ -2,6 +2,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use reqwest::Method;
+use serde_json::json;
+use wattle_api::service::AddedDataset;
 use wattle_core::{ColumnKind, Name};
 use wattle_store::{Dataset, table::Overrides};
 
@@ -9,7 +11,7 @@ use super::Context;
 use crate::{
     client::{Refusal, Upload},
     flags::{DataCommand, ReadingFlags},
-    output::{bytes, grouped, note, pairs, print, significant, table},
+    output::{bytes, confirm, grouped, note, pairs, print, significant, table},
 };
 
 pub(crate) async fn run(context: &Context, command: DataCommand) -> Result<()> {
@@ -17,8 +19,8 @@ pub(crate) async fn run(context: &Context, command: DataCommand) -> Result<()> {
     match command {
         DataCommand::Add { name, file, reading, replace } => {
             let conflict = if replace { "replace" } else { "refuse" };
-            let dataset = add(context, &name, &file, &overrides(&reading)?, conflict).await?;
-            print(context.output, &dataset, show)?;
+            let added = add(context, &name, &file, &overrides(&reading)?, conflict).await?;
+            print(context.output, &added, |added| show(&added.dataset))?;
         }
         DataCommand::List => {
             let datasets: Vec<Dataset> = client.get("/api/v1/datasets").await?;
@@ -45,7 +47,8 @@ pub(crate) async fn run(context: &Context, command: DataCommand) -> Result<()> {
         }
         DataCommand::Rm { name } => {
             client.delete(&format!("/api/v1/datasets/{name}")).await?;
-            note(&format!("data set {name} removed; `wattle gc` frees its space"));
+            let removed = format!("data set {name} removed; `wattle gc` frees its space");
+            confirm(context.output, &json!({ "removed": name }), &removed)?;
         }
     }
     Ok(())
@@ -85,10 +88,16 @@ async fn add_file(context: &Context, path: &Path) -> Result<Dataset> {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let name = Name::from_free_text(&stem)
         .ok_or_else(|| anyhow!("no name can be made of {0}: add it with `wattle data add NAME {0}`", path.display()))?;
-    add(context, &name, path, &Overrides::default(), "rename").await
+    Ok(add(context, &name, path, &Overrides::default(), "rename").await?.dataset)
 }
 
-async fn add(context: &Context, name: &Name, file: &Path, overrides: &Overrides, conflict: &str) -> Result<Dataset> {
+async fn add(
+    context: &Context,
+    name: &Name,
+    file: &Path,
+    overrides: &Overrides,
+    conflict: &str,
+) -> Result<AddedDataset> {
     let source = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let overrides = serde_json::to_string(overrides)?;
     let (body, _shown) = Upload::open(file, "the server reads the table").await?.start();
@@ -97,7 +106,11 @@ async fn add(context: &Context, name: &Name, file: &Path, overrides: &Overrides,
         .request(Method::PUT, &format!("/api/v1/datasets/{name}"))
         .query(&[("source", source.as_str()), ("overrides", &overrides), ("conflict", conflict)])
         .body(body);
-    context.client.answer(request).await
+    let added: AddedDataset = context.client.answer(request).await?;
+    for warning in &added.warnings {
+        note(&format!("warning: {warning}"));
+    }
+    Ok(added)
 }
 
 fn overrides(flags: &ReadingFlags) -> Result<Overrides> {
@@ -112,35 +125,50 @@ fn overrides(flags: &ReadingFlags) -> Result<Overrides> {
         };
         overrides.kinds.insert(name.to_owned(), kind);
     }
-    overrides.delimiter = match flags.delimiter {
-        None => None,
-        Some(character) => {
-            Some(u8::try_from(character).ok().context("--delimiter: a character of one byte is needed")?)
-        }
-    };
+    overrides.delimiter = delimiter(flags.delimiter)?;
     Ok(overrides)
 }
 
+/// What `--delimiter` says, as the byte that it is in a file.
+pub(crate) fn delimiter(flag: Option<char>) -> Result<Option<u8>> {
+    let byte = |character: char| u8::try_from(character).ok().filter(u8::is_ascii);
+    flag.map(|character| byte(character).context("--delimiter: a character of one byte is needed")).transpose()
+}
+
+/// What was said of a file, as the flags that say it.
+fn reading(overrides: &Overrides) -> String {
+    let kinds = overrides.kinds.iter().map(|(name, kind)| format!("--column {}={}", name, kind_text(*kind)));
+    let missing = overrides.missing.iter().map(|text| format!("--missing {text}"));
+    let delimiter = overrides.delimiter.iter().map(|byte| format!("--delimiter {:?}", char::from(*byte)));
+    kinds.chain(missing).chain(delimiter).collect::<Vec<_>>().join(" ")
+}
+
+fn kind_text(kind: ColumnKind) -> &'static str {
+    match kind {
+        ColumnKind::Number => "number",
+        ColumnKind::Category => "category",
+    }
+}
+
 fn show(dataset: &Dataset) -> String {
-    let head = pairs(&[
+    let mut head = vec![
         ("name", dataset.name.to_string()),
         ("rows", grouped(dataset.rows)),
         ("size", bytes(dataset.bytes)),
         ("digest", dataset.digest.to_string()),
         ("source", dataset.source.clone()),
         ("added", dataset.created_at.format("%Y-%m-%d %H:%M:%S UTC").to_string()),
-    ]);
+    ];
+    if !dataset.reading.is_default() {
+        head.push(("read with", reading(&dataset.reading)));
+    }
     let columns = dataset.schema.columns.iter().map(|column| {
         let values = match (column.range, column.distinct) {
             (Some([least, greatest]), _) => format!("{} to {}", significant(least), significant(greatest)),
             (None, Some(distinct)) => format!("{} different", grouped(distinct)),
             (None, None) => "none".into(),
         };
-        let kind = match column.kind {
-            ColumnKind::Number => "number",
-            ColumnKind::Category => "category",
-        };
-        vec![column.name.clone(), kind.into(), grouped(column.missing), values]
+        vec![column.name.clone(), kind_text(column.kind).into(), grouped(column.missing), values]
     });
-    format!("{head}\n{}", table(&["column", "kind", "#missing", "values"], columns))
+    format!("{}\n{}", pairs(&head), table(&["column", "kind", "#missing", "values"], columns))
 }

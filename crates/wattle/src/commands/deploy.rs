@@ -1,4 +1,5 @@
 use anyhow::Result;
+use serde_json::json;
 use wattle_core::Name;
 use wattle_deploy::DeploymentRequest;
 use wattle_serve::ReplicaStatus;
@@ -7,7 +8,7 @@ use wattle_store::Deployment;
 use super::Context;
 use crate::{
     flags::DeployFlags,
-    output::{note, print, quantity, table},
+    output::{confirm, print, quantity, table},
 };
 
 pub(crate) async fn deploy(context: &Context, flags: DeployFlags) -> Result<()> {
@@ -55,6 +56,6 @@ pub(crate) async fn list(context: &Context) -> Result<()> {
 
 pub(crate) async fn undeploy(context: &Context, name: &Name) -> Result<()> {
     context.client.delete(&format!("/api/v1/deployments/{name}")).await?;
-    note(&format!("{name} is no longer deployed; its model stays"));
-    Ok(())
+    let removed = format!("{name} is no longer deployed; its model stays");
+    Ok(confirm(context.output, &json!({ "removed": name }), &removed)?)
 }

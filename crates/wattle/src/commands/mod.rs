@@ -15,6 +15,7 @@ mod worker;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use tokio::runtime::Builder;
 
 use crate::{
     client::Client,
@@ -31,7 +32,7 @@ pub(crate) struct Context {
 pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
     match flags.command {
         Command::Worker(command) => return worker::run(&command),
-        Command::Serve(serve) => return multi_threaded()?.block_on(serve::run(serve)),
+        Command::Serve(serve) => return block_on(Builder::new_multi_thread(), serve::run(serve)),
         Command::Docs => return docs::run(),
         _ => {}
     }
@@ -53,9 +54,13 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
         }
         .map(|()| ExitCode::SUCCESS)
     };
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+    block_on(Builder::new_current_thread(), command)
 }
 
-fn multi_threaded() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+fn block_on(mut builder: Builder, command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = builder.enable_all().build()?;
+    let outcome = runtime.block_on(command);
+    // To drop it would wait for what its threads still compute or read, however long that takes.
+    runtime.shutdown_background();
+    outcome
 }

@@ -1,17 +1,17 @@
-use std::path::Path;
+use std::{io::Write, path::Path};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use reqwest::{Method, header, multipart};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use wattle_core::{Energy, ModelReference, Name, Selector, TensorSpec};
-use wattle_store::{AliasChange, Model, ModelVersion};
+use wattle_store::{AliasChange, Manifest, Model, ModelVersion};
 
 use super::Context;
 use crate::{
     client::Upload,
     flags::{ModelsCommand, OutputFormat},
-    output::{bytes, note, pairs, print, print_line, quantity, significant, table},
+    output::{bytes, confirm, grouped, note, pairs, print, print_line, quantity, significant, table},
 };
 
 pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()> {
@@ -23,13 +23,11 @@ pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()>
                     return "no models: `wattle train` or `wattle models import` makes one".into();
                 }
                 let row = |model: &Model| {
-                    let aliases: Vec<String> =
-                        model.aliases.iter().map(|(alias, version)| format!("@{alias}={version}")).collect();
                     vec![
                         model.name.to_string(),
                         model.latest.to_string(),
                         model.versions.len().to_string(),
-                        aliases.join(" "),
+                        aliases(model),
                         model.created_at.format("%Y-%m-%d %H:%M:%S").to_string(),
                     ]
                 };
@@ -38,7 +36,13 @@ pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()>
         }
         ModelsCommand::Show { model } => {
             let version = resolve(context, &model).await?;
-            print(context.output, &version, show_version)?;
+            let aliases = match context.output {
+                OutputFormat::Json => String::new(),
+                OutputFormat::Table => {
+                    aliases(&context.client.get::<Model>(&format!("/api/v1/models/{}", version.model)).await?)
+                }
+            };
+            print(context.output, &version, |version| describe(version, &aliases))?;
         }
         ModelsCommand::Import { name, file, coef, intercept } => {
             let version = import(context, &name, file.as_deref(), coef.as_deref(), intercept.as_deref()).await?;
@@ -56,7 +60,8 @@ pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()>
                 ),
             };
             context.client.delete(&path).await?;
-            note(&format!("{model} removed; `wattle gc` frees its space"));
+            let removed = format!("{model} removed; `wattle gc` frees its space");
+            confirm(context.output, &json!({ "removed": model }), &removed)?;
         }
     }
     Ok(())
@@ -107,7 +112,8 @@ async fn import(
     context.client.answer(request).await
 }
 
-/// Writes the two files beside their places and moves them there, so that a folder never holds half a model.
+/// Writes both files beside their places and moves them there when they are whole: first the model, then its manifest.
+/// Interrupted between the two, it leaves a whole model beside another one's manifest, whose digest tells them apart.
 async fn export(context: &Context, model: &ModelReference, dir: &Path) -> Result<()> {
     let version = resolve(context, model).await?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
@@ -124,14 +130,15 @@ async fn export(context: &Context, model: &ModelReference, dir: &Path) -> Result
     if written != version.manifest.bytes {
         bail!("the server sent {written} bytes of {}: try again", version.manifest.bytes);
     }
-    let manifest = dir.join("manifest.json");
-    let text = serde_json::to_string_pretty(&version)? + "\n";
-    std::fs::write(&manifest, text).with_context(|| format!("cannot write {}", manifest.display()))?;
-    let target = dir.join("model.onnx");
-    part.persist(&target)
-        .map_err(|error| anyhow!(error.error))
-        .with_context(|| format!("cannot write {}", target.display()))?;
-    readable(&target)?;
+    let mut described = tempfile::NamedTempFile::new_in(dir)?;
+    described.write_all((serde_json::to_string_pretty(&version)? + "\n").as_bytes())?;
+    let (target, manifest) = (dir.join("model.onnx"), dir.join("manifest.json"));
+    for (part, place) in [(part, &target), (described, &manifest)] {
+        readable(part.path())?;
+        part.persist(place)
+            .map_err(|error| anyhow!(error.error))
+            .with_context(|| format!("cannot write {}", place.display()))?;
+    }
     match context.output {
         OutputFormat::Json => print_line(&json!({ "model": target, "manifest": manifest }).to_string())?,
         OutputFormat::Table => note(&format!("wrote {} and {}", target.display(), manifest.display())),
@@ -164,8 +171,8 @@ async fn alias(context: &Context, model: &ModelReference, alias: Option<Name>, r
     let path = format!("/api/v1/models/{}/aliases/{alias}", model.model);
     if remove {
         context.client.delete(&path).await?;
-        note(&format!("alias {}@{alias} removed", model.model));
-        return Ok(());
+        let removed = format!("{}@{alias}", model.model);
+        return Ok(confirm(context.output, &json!({ "removed": removed }), &format!("alias {removed} removed"))?);
     }
     let version = resolve(context, model).await?.version;
     let changed: Model = context.client.put(&path, &json!({ "version": version })).await?;
@@ -173,18 +180,30 @@ async fn alias(context: &Context, model: &ModelReference, alias: Option<Name>, r
     Ok(())
 }
 
+/// Where a model's aliases point, as `@champion=1`.
+fn aliases(model: &Model) -> String {
+    model.aliases.iter().map(|(alias, version)| format!("@{alias}={version}")).collect::<Vec<_>>().join(" ")
+}
+
 /// A version, for people.
 pub(crate) fn show_version(version: &ModelVersion) -> String {
+    describe(version, "")
+}
+
+fn describe(version: &ModelVersion, aliases: &str) -> String {
     let manifest = &version.manifest;
-    let mut rows = vec![
-        ("model", format!("{}:{}", version.model, version.version)),
+    let mut rows = vec![("model", format!("{}:{}", version.model, version.version))];
+    if !aliases.is_empty() {
+        rows.push(("aliases", aliases.to_owned()));
+    }
+    rows.extend([
         ("algorithm", manifest.algorithm.clone().unwrap_or_else(|| "imported".into())),
         ("inputs", tensors(&manifest.signature.inputs)),
         ("outputs", tensors(&manifest.signature.outputs)),
         ("size", bytes(manifest.bytes)),
         ("digest", manifest.digest.to_string()),
         ("created", manifest.created_at.format("%Y-%m-%d %H:%M:%S UTC").to_string()),
-    ];
+    ]);
     if let Some(data) = &manifest.data {
         rows.push(("data", format!("{} ({} rows, {})", data.name, data.rows, data.digest.short())));
     }
@@ -206,12 +225,27 @@ pub(crate) fn show_version(version: &ModelVersion) -> String {
         let left = second.map_or_else(|| "y_pred".into(), |class| format!("log-odds of {class}"));
         rows.push(("formula", format!("{left} = {text}")));
     }
+    if let Some(warning) = not_converged(manifest) {
+        rows.push(("warning", warning));
+    }
     let metrics = metric_rows(&manifest.metrics);
     let text = pairs(&rows);
     if metrics.is_empty() {
         return text;
     }
     format!("{text}\n{}", table(&["metric", "#training rows", "#held-out rows"], metrics))
+}
+
+/// What to do about an L-BFGS that ran out of iterations. The other optimisers are meant to be stopped by their number.
+fn not_converged(manifest: &Manifest) -> Option<String> {
+    manifest.parameters.pointer("/optimizer/lbfgs")?;
+    if manifest.metrics.get("stopped")? != "iterations" {
+        return None;
+    }
+    let iterations = manifest.metrics.get("iterations")?.as_u64()?;
+    let standardised = manifest.parameters.get("standardize").and_then(Value::as_bool) == Some(true);
+    let or = if standardised { "" } else { ", or standardise" };
+    Some(format!("not converged within {} iterations: raise --iterations{or}", grouped(iterations)))
 }
 
 /// An energy with its range and label, for people.

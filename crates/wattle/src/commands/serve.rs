@@ -48,6 +48,8 @@ const MAX_WAITING_JOBS: usize = 100;
 pub(crate) async fn run(flags: ServeFlags) -> Result<ExitCode> {
     start_log(flags.log_format)?;
     let config = resolve(flags)?;
+    // From here on a signal waits until the server can end in order, also while it still starts.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen, or stop what has it", config.listen)
     })?;
@@ -56,7 +58,7 @@ pub(crate) async fn run(flags: ServeFlags) -> Result<ExitCode> {
     let meter = Meter::start(&config.data_dir.join("ledger.sqlite"), config.sensor).await?;
     let jobs_options = JobsOptions {
         program: config.program.clone(),
-        max_running: config.max_training.max(1),
+        max_running: config.max_training,
         max_waiting: MAX_WAITING_JOBS,
     };
     let jobs = Jobs::start(store.clone(), meter.clone(), jobs_options).await?;
@@ -73,7 +75,6 @@ pub(crate) async fn run(flags: ServeFlags) -> Result<ExitCode> {
         config.data_dir.display()
     ))?;
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let closing = Arc::clone(&service);
     let shutdown = async move {
         tokio::select! {
@@ -100,10 +101,7 @@ fn resolve(flags: ServeFlags) -> Result<Config> {
         listen: flags.listen,
         data_dir,
         program: env::current_exe().context("cannot tell where this program is")?,
-        serving: ServeOptions {
-            max_computing: flags.max_computing.unwrap_or(cores).max(1),
-            max_waiting: flags.max_waiting,
-        },
+        serving: ServeOptions { max_computing: flags.max_computing.unwrap_or(cores), max_waiting: flags.max_waiting },
         max_training: flags.max_training,
         limits: Limits {
             max_body_bytes: flags.max_body_bytes,

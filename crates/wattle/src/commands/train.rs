@@ -18,7 +18,7 @@ pub(crate) async fn run(context: &Context, flags: TrainFlags) -> Result<ExitCode
             toml::from_str(&text).with_context(|| format!("{} is not a job file", path.display()))?
         }
     };
-    for (key, value) in given(&flags)? {
+    for (key, value) in given(&flags) {
         keys.insert(key.to_owned(), value);
     }
     for (key, example) in [("algorithm", "linear-regression"), ("data", "FILE"), ("target", "COLUMN")] {
@@ -46,23 +46,7 @@ pub(crate) async fn run(context: &Context, flags: TrainFlags) -> Result<ExitCode
 }
 
 /// The keys that were given as flags.
-fn given(flags: &TrainFlags) -> Result<Vec<(&'static str, Value)>> {
-    let class_weights = match flags.class_weights.as_deref() {
-        None => None,
-        Some("balanced") => Some(json!("balanced")),
-        Some(text) => {
-            let mut weights = Map::new();
-            for part in text.split(',') {
-                let (class, weight) = part
-                    .rsplit_once('=')
-                    .with_context(|| format!("--class-weights {part}: write balanced, or CLASS=WEIGHT"))?;
-                let weight: f64 =
-                    weight.parse().with_context(|| format!("--class-weights {part}: {weight} is not a number"))?;
-                weights.insert(class.to_owned(), json!(weight));
-            }
-            Some(Value::Object(weights))
-        }
-    };
+fn given(flags: &TrainFlags) -> Vec<(&'static str, Value)> {
     fn value<T: serde::Serialize>(flag: &Option<T>) -> Option<Value> {
         flag.as_ref().map(|flag| json!(flag))
     }
@@ -82,7 +66,7 @@ fn given(flags: &TrainFlags) -> Result<Vec<(&'static str, Value)>> {
         ("l1", value(&flags.l1)),
         ("l2", value(&flags.l2)),
         ("standardize", value(&flags.standardize)),
-        ("class-weights", class_weights),
+        ("class-weights", value(&flags.class_weights)),
         ("validation", value(&flags.validation)),
         ("early-stopping", value(&flags.early_stopping)),
         ("tolerance", value(&flags.tolerance)),
@@ -92,5 +76,5 @@ fn given(flags: &TrainFlags) -> Result<Vec<(&'static str, Value)>> {
         ("memory", value(&flags.memory)),
         ("parent", value(&flags.parent)),
     ];
-    Ok(all.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect())
+    all.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect()
 }

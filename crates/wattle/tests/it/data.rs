@@ -91,6 +91,22 @@ fn a_person_may_know_better_than_the_inference() {
 }
 
 #[test]
+fn a_bad_cell_in_a_column_of_numbers_is_told_and_the_data_is_added() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let table = file(&folder, "slip.csv", format!("a,b\n1,2..5\n{}", "3,4.5\n".repeat(20)));
+    let output = server.run(&["data", "add", "slip", &table, "-o", "json"]);
+    let added: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("warning: column \"b\": 20 of 21 values are numbers, but line 2 has \"2..5\""), "{told}");
+    assert_eq!(added["warnings"].as_array().unwrap().len(), 1);
+    // They are about the file, not about the data set.
+    assert_eq!(server.json(&["data", "show", "slip"])["warnings"], Value::Null);
+    let meant = server.json(&["data", "add", "meant", &table, "--column", "b=category"]);
+    assert_eq!((&meant["warnings"], &meant["digest"]), (&Value::Null, &added["digest"]));
+}
+
+#[test]
 fn the_standard_input_is_a_file_too() {
     let server = Server::start();
     let table = std::fs::read(example("line.csv")).unwrap();

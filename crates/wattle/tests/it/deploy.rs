@@ -81,9 +81,13 @@ fn predict_takes_json_files_the_standard_input_and_tables() {
     let folder = tempfile::tempdir().unwrap();
     let body = r#"{"x": [1.0, 2.0]}"#;
     let expected = json!({"y_pred": [[3.0], [5.0]]});
-    assert_eq!(server.json(&["predict", "founding", "--json", body]), expected);
+    let told = server.json(&["predict", "founding", "--json", body]);
+    assert_eq!((&told["outputs"], &told["cost"]["calls"]), (&expected, &json!(1)));
+    let cost = |key: &str| told["cost"][key].as_f64().unwrap();
+    assert!(cost("cpu_seconds") > 0.0 && cost("energy_joules_low") <= cost("energy_joules"), "{told}");
+    assert!(cost("energy_joules") <= cost("energy_joules_high") && told["cost"]["energy_label"].is_string(), "{told}");
     let path = crate::support::file(&folder, "body.json", body);
-    assert_eq!(server.json(&["predict", "founding", "--json", &path]), expected);
+    assert_eq!(server.json(&["predict", "founding", "--json", &path])["outputs"], expected);
     let piped = server.run_with_input(&["predict", "founding", "--json", "-"], body.as_bytes());
     assert_eq!(serde_json::from_slice::<Value>(&piped.stdout).unwrap(), expected);
     let note = String::from_utf8(piped.stderr).unwrap();
@@ -97,18 +101,95 @@ fn predict_takes_json_files_the_standard_input_and_tables() {
     let piped =
         server.run_with_input(&["predict", "penguins", "--csv", "-"], &fs::read(example("penguins.csv")).unwrap());
     assert_eq!(String::from_utf8(piped.stdout).unwrap(), csv);
-    let objects = server.wattle(&["predict", "penguins", "--csv", &example("penguins.csv"), "-o", "json"]);
+    let output = server.run(&["predict", "penguins", "--csv", &example("penguins.csv"), "-o", "json"]);
+    let objects = String::from_utf8(output.stdout).unwrap();
     let first: Value = serde_json::from_str(objects.lines().next().unwrap()).unwrap();
     assert_eq!((&first["y_pred"][0], objects.lines().count()), (&json!("Adelie"), 344));
+    let cost: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(cost["cost"]["calls"], 1);
 
     assert!(server.fails(&["predict", "founding", "--json", "{\"y\": [1]}"]).contains("unknown column \"y\""));
     assert!(server.fails(&["predict", "founding", "--json", "{"]).contains("not JSON"));
     assert!(server.fails(&["predict", "founding", "--json", "nowhere.json"]).contains("cannot open nowhere.json"));
     assert!(server.fails(&["predict", "fonding", "--json", body]).contains("did you mean founding?"));
-    assert!(server.fails(&["predict", "diabetes", "--csv", &example("penguins.csv")]).contains("bmi, bp, s5"));
-    assert!(
-        server.fails(&["predict", "diabetes", "--csv", &example("line.csv")]).contains("none of the file's columns")
-    );
+    for table in ["penguins.csv", "line.csv"] {
+        let refusal = server.fails(&["predict", "diabetes", "--csv", &example(table)]);
+        assert!(refusal.contains(&format!("{table}: there is no column \"bmi\"")), "{refusal}");
+    }
+    assert!(server.fails(&["predict", "diabetes", "--csv", "nowhere.csv"]).contains("cannot open nowhere.csv"));
+    assert!(server.fails(&["predict", "diabetes", "--csv", "."]).contains("it is a folder"));
+}
+
+#[test]
+fn a_table_is_answered_as_the_table_of_the_training_was_read() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    // The target is the same whether the number is missing or not, but for the category.
+    let rows: String = (0..200)
+        .map(|i| {
+            let size = if i % 5 == 0 { "-999".to_owned() } else { format!("{}", i % 7) };
+            let zip = ["0123", "-999", "77"][i % 3];
+            format!("{size};{zip};{}\n", if i % 5 == 0 { 3.0 } else { (i % 7) as f64 })
+        })
+        .collect();
+    let table = crate::support::file(&folder, "shops.csv", format!("size;zip;price\n{rows}"));
+    let added = server.json(&["data", "add", "shops", &table, "--column", "zip=category", "--missing=-999"]);
+    assert_eq!(added["reading"]["missing"], json!(["-999"]));
+    assert!(server.wattle(&["data", "show", "shops"]).contains("--column zip=category --missing -999"));
+    server.wattle(&["train", "--algorithm=linear-regression", "--data=shops", "--target=price", "--name=shops"]);
+    let version = server.json(&["models", "show", "shops"]);
+    assert_eq!(version["data"]["reading"], added["reading"]);
+    server.wattle(&["deploy", "shops"]);
+
+    let asked = json!({"size": [3.5, null, null], "zip": ["0123", null, "77"]});
+    let expected = post(&format!("{}/predict", server.url), &asked).json()["y_pred"].clone();
+    let answers = |text: &str, further: &[&str]| -> Vec<f64> {
+        let table = crate::support::file(&folder, "asked.csv", text);
+        let csv = server.wattle(&[&["predict", "shops", "--csv", &table], further].concat());
+        csv.lines().skip(1).map(|line| line.parse().unwrap()).collect()
+    };
+    let expected: Vec<f64> = expected.as_array().unwrap().iter().map(|row| row[0].as_f64().unwrap()).collect();
+    assert!(expected.iter().all(|price| (0.0..10.0).contains(price)), "{expected:?}");
+    assert_eq!(answers("zip;size\n0123;3.5\n-999;-999\n77;\n", &[]), expected);
+    assert_eq!(answers("zip|size\n0123|3.5\n-|-\n77|-999\n", &["--missing", "-"]), expected);
+    let odd = "zip,size,note\n0123,3.5,a|b|c|d|e\n,-999,\n77,?,\n";
+    assert_eq!(answers(odd, &["--delimiter", ","]), expected);
+    // A Parquet file has its own way to say so, and the marks beside it.
+    let parquet = server.data_dir().join("blobs/sha256").join(added["digest"].as_str().unwrap().replace("sha256:", ""));
+    let all = server.wattle(&["predict", "shops", "--csv", parquet.to_str().unwrap()]);
+    assert_eq!(all, server.wattle(&["predict", "shops", "--csv", &table]));
+    assert_eq!(all.lines().count(), 201);
+}
+
+#[test]
+fn what_is_removed_is_told_to_scripts_too() {
+    let server = Server::start_furnished();
+    server.wattle(&["models", "alias", "founding:1", "champion"]);
+    assert!(server.wattle(&["models", "show", "founding"]).contains("@champion=1"));
+    for (arguments, removed) in [
+        (&["models", "alias", "founding", "champion", "--remove"][..], "founding@champion"),
+        (&["undeploy", "founding"], "founding"),
+        (&["models", "rm", "founding:1"], "founding:1"),
+        (&["data", "rm", "penguins"], "penguins"),
+    ] {
+        assert_eq!(server.json(arguments), json!({ "removed": removed }));
+    }
+}
+
+#[test]
+fn limits_that_no_machine_has_are_refused() {
+    for (flag, value) in [
+        ("--max-waiting", "18446744073709551615"),
+        ("--max-computing", "0"),
+        ("--max-training", "0"),
+        ("--max-body-bytes", "18446744073709551615"),
+        ("--max-upload-bytes", "18446744073709551615"),
+        ("--grace-seconds", "18446744073709551615"),
+    ] {
+        let output = command().args(["serve", flag, value]).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && error.contains(&format!("'{flag}")), "{error}");
+    }
 }
 
 #[test]

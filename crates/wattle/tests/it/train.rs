@@ -112,6 +112,14 @@ fn slips_are_told_before_anything_is_queued() {
     assert!(told.contains("linear-regression"), "{told}");
     let told = refusal(&["--algorithm", "logistic-regression", "--target", "species", "--class-weights", "Adelie"]);
     assert!(told.contains("CLASS=WEIGHT"), "{told}");
+    for flag in ["--l2=nan", "--tolerance=inf", "--class-weights=Adelie=nan"] {
+        let told = refusal(&["--algorithm", "logistic-regression", "--target", "species", flag]);
+        assert!(told.contains("finite") || told.contains("CLASS=WEIGHT"), "{told}");
+    }
+    let nulls = json!({"algorithm": "linear-regression", "data": "penguins", "target": "body_mass_g", "l2": null});
+    let told = crate::support::post(&format!("{}/api/v1/training-jobs", server.url), &nulls);
+    assert_eq!(told.status, 400, "{}", told.text);
+    assert!(told.text.contains("invalid \\\"l2\\\""), "{}", told.text);
     let folder = tempfile::tempdir().unwrap();
     let job = file(
         &folder,
@@ -135,4 +143,29 @@ fn the_table_for_people_shows_what_was_learnt_and_what_it_cost() {
         let known = shown.contains(words) || (words == "estimated" && shown.contains("measured"));
         assert!(known, "no {words:?} in {shown}");
     }
+}
+
+#[test]
+fn a_fit_that_ran_out_of_iterations_says_so() {
+    let server = Server::start();
+    let train = "train --algorithm linear-regression --data examples/diabetes.csv --target target --name sugar";
+    let hint = |more: &str| {
+        let shown = server.wattle(&words(&format!("{train} {more}")));
+        let metrics = &server.json(&["models", "show", "sugar"])["metrics"];
+        assert_eq!(shown.contains("not converged"), metrics["converged"] == json!(false), "{shown}{metrics}");
+        shown.lines().find_map(|line| line.strip_prefix("warning").map(|hint| hint.trim().to_owned()))
+    };
+    assert_eq!(hint(""), None);
+    assert_eq!(
+        hint("--standardize false --iterations 3").as_deref(),
+        Some("not converged within 3 iterations: raise --iterations, or standardise")
+    );
+    assert_eq!(hint("--iterations 3").as_deref(), Some("not converged within 3 iterations: raise --iterations"));
+    // Left alone, raw columns of unlike scale come to the same minimum as standardised ones.
+    assert_eq!(hint("--standardize false"), None);
+    let r2 = |version: &str| {
+        let shown = server.json(&["models", "show", &format!("sugar:{version}")]);
+        shown["metrics"]["held_out"]["r2"].as_f64().unwrap()
+    };
+    assert!((r2("1") - r2("4")).abs() < 1e-6, "{} {}", r2("1"), r2("4"));
 }

@@ -39,6 +39,37 @@ fn texts_that_parse_but_are_no_finite_numbers_are_categories() {
 }
 
 #[test]
+fn spaces_around_a_value_count_only_inside_quotes() {
+    let columns = csv_columns("a,b\nx,1\n x,\" 2\"\nx\t,\" \"\n\" x \", 3 \n , \" y\" \n");
+    let expected = named([
+        ("a", texts([Some("x"), Some("x"), Some("x"), Some(" x "), None])),
+        ("b", texts([Some("1"), Some(" 2"), None, Some("3"), Some("\" y\"")])),
+    ]);
+    assert_eq!(columns, expected);
+}
+
+#[test]
+fn a_bad_cell_that_makes_a_column_of_numbers_one_of_categories_is_told() {
+    let bench = Bench::new();
+    let mut text = "a,b,half\n".to_owned();
+    for row in 0..5000 {
+        let (bad, half) = (if row == 15 { "12..5" } else { "12.5" }, if row % 2 == 0 { "x" } else { "1" });
+        text += &format!("{},{bad},{half}\n", if row == 3 { "" } else { "1" });
+    }
+    fs::write(bench.input(), text).unwrap();
+    let normalised = bench.normalise(&Overrides::default()).unwrap();
+    assert_eq!(normalised.schema.columns[1].kind, ColumnKind::Category);
+    assert_eq!(
+        normalised.warnings,
+        ["column \"b\": 4 999 of 5 000 values are numbers, but line 17 has \"12..5\", so all are read as categories: \
+          correct it, name it with --missing, or say --column \"b=category\" to mean it"]
+    );
+    for told in [overrides(&[("b", ColumnKind::Category)], &[]), overrides(&[], &["12..5"])] {
+        assert!(bench.normalise(&told).unwrap().warnings.is_empty());
+    }
+}
+
+#[test]
 fn quotes_keep_delimiters_line_ends_and_quotes() {
     let columns = csv_columns("a,\"b,c\"\n\"x\ny\",\"say \"\"hi\"\"\"\n\"p\r\nq\",\"\"\n");
     let expected = named([("a", texts([Some("x\ny"), Some("p\r\nq")])), ("b,c", texts([Some("say \"hi\""), None]))]);

@@ -1,0 +1,146 @@
+//! Bodies of calls: each bounded, and all together; and work on large ones away from the threads that answer others.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::{Body, HttpBody};
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use crate::{ApiError, Code, Result};
+
+/// How long a body may take to come in.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// How many bodies of the largest size may be in memory at once.
+const LARGEST_AT_ONCE: usize = 2;
+/// From this size on, work on a body goes to a thread of its own.
+const LARGE_BYTES: usize = 64 << 10;
+
+/// The bounds of all bodies of a server.
+#[derive(Clone)]
+pub(super) struct Bodies {
+    max_bytes: usize,
+    /// One permit for each byte that may be in memory.
+    budget: Arc<Semaphore>,
+}
+
+/// A body in memory, and its share of the budget.
+pub(super) struct Held {
+    bytes: Vec<u8>,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl Bodies {
+    pub(super) fn new(max_bytes: usize) -> Bodies {
+        let budget = max_bytes.saturating_mul(LARGEST_AT_ONCE).min(Semaphore::MAX_PERMITS);
+        Bodies { max_bytes, budget: Arc::new(Semaphore::new(budget)) }
+    }
+
+    /// Reads a whole body.
+    ///
+    /// # Errors
+    /// One that is too large is refused before it is read, if it says its size; one that comes too slowly, when its time
+    /// is over; and any, while others use up the memory for all.
+    pub(super) async fn read(&self, body: Body) -> Result<Held> {
+        let announced = body.size_hint().lower();
+        if announced > self.max_bytes as u64 {
+            return Err(self.too_large());
+        }
+        tokio::time::timeout(TIME_LIMIT, self.read_pieces(body)).await.map_err(|_| {
+            ApiError::new(Code::Timeout, format!("the body did not come in within {} s", TIME_LIMIT.as_secs()))
+        })?
+    }
+
+    async fn read_pieces(&self, body: Body) -> Result<Held> {
+        let mut held = Held { bytes: Vec::new(), _share: None };
+        let mut pieces = body.into_data_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|_| ApiError::invalid("the body ended early"))?;
+            if held.bytes.len() + piece.len() > self.max_bytes {
+                return Err(self.too_large());
+            }
+            let share = self.share(piece.len())?;
+            match &mut held._share {
+                Some(all) => all.merge(share),
+                none => *none = Some(share),
+            }
+            held.bytes.extend_from_slice(&piece);
+        }
+        Ok(held)
+    }
+
+    fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let permits = u32::try_from(bytes).map_err(|_| self.too_large())?;
+        Arc::clone(&self.budget).try_acquire_many_owned(permits).map_err(|error| match error {
+            TryAcquireError::NoPermits => ApiError {
+                code: Code::Unavailable,
+                message: "too many bytes of other calls are in memory: try again in 1 s".into(),
+                retry_after_seconds: Some(1),
+            },
+            TryAcquireError::Closed => ApiError::internal("the budget of bodies is closed"),
+        })
+    }
+
+    fn too_large(&self) -> ApiError {
+        let message = format!(
+            "the body is larger than {} bytes: send fewer rows, or start the server with a higher --max-body-bytes",
+            self.max_bytes
+        );
+        ApiError::new(Code::TooLarge, message)
+    }
+}
+
+impl Held {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Reads the body as JSON.
+    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.bytes)
+            .map_err(|error| ApiError::invalid(format!("the body is not the JSON that is expected here: {error}")))
+    }
+}
+
+/// Does work on so many bytes; if they are many, on a thread that may be busy for long.
+pub(super) async fn off_the_runtime<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if bytes < LARGE_BYTES {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_share_a_budget_and_give_it_back() {
+        let bodies = Bodies::new(10);
+        let first = bodies.read(Body::from(vec![b' '; 10])).await.unwrap();
+        let second = bodies.read(Body::from(vec![b' '; 10])).await.unwrap();
+        let refusal = bodies.read(Body::from("1")).await.err().unwrap();
+        assert_eq!((refusal.code, refusal.retry_after_seconds), (Code::Unavailable, Some(1)));
+        drop((first, second));
+        assert_eq!(bodies.read(Body::from("1")).await.unwrap().parse::<u8>().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_a_size_is_bounded_too() {
+        let pieces = futures::stream::iter((0..100).map(|_| Ok::<_, std::io::Error>("1234")));
+        let refusal = Bodies::new(10).read(Body::from_stream(pieces)).await.err().unwrap();
+        assert_eq!(refusal.code, Code::TooLarge);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_half_way_gives_up_its_share() {
+        let bodies = Bodies::new(10);
+        let half = futures::stream::iter([Ok::<_, std::io::Error>("12345")]).chain(futures::stream::pending());
+        assert_eq!(bodies.read(Body::from_stream(half)).await.err().unwrap().code, Code::Timeout);
+        assert_eq!(bodies.budget.available_permits(), 20);
+    }
+}
