@@ -1,7 +1,7 @@
 use std::{collections::HashMap, path::Path, time::Duration};
 
 use sqlx::{
-    Row,
+    Connection, Row,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 use wattle_core::{Activity, Energy, Label};
@@ -35,7 +35,12 @@ impl Ledger {
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5));
         // One connection writes, so that a long sum does not hold up the batches.
-        let pool = SqlitePoolOptions::new().max_connections(2).connect_with(options).await?;
+        let pool = SqlitePoolOptions::new().max_connections(2).before_acquire(|connection, _| {
+            // A full disk ends a transaction behind the library's back, which then holds the connection to be in one.
+            let usable = !connection.is_in_transaction();
+            Box::pin(std::future::ready(Ok(usable)))
+        });
+        let pool = pool.connect_with(options).await?;
         sqlx::migrate!("./migrations").run(&pool).await?;
         Ok(Ledger { pool })
     }

@@ -11,7 +11,7 @@ use std::{path::Path, time::Duration};
 use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
-    Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 use wattle_core::nearest;
@@ -38,7 +38,13 @@ impl Catalogue {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY);
-        let pool = || SqlitePoolOptions::new().acquire_timeout(BUSY);
+        let pool = || {
+            SqlitePoolOptions::new().acquire_timeout(BUSY).before_acquire(|connection, _| {
+                // A full disk ends a transaction behind the library's back, which then holds the connection to be in one.
+                let usable = !connection.is_in_transaction();
+                Box::pin(std::future::ready(Ok(usable)))
+            })
+        };
         let writer = pool().max_connections(1).connect_with(options.clone()).await?;
         sqlx::migrate!().run(&writer).await?;
         let readers = pool().max_connections(READERS).connect_with(options.pragma("query_only", "ON")).await?;
