@@ -12,7 +12,7 @@ impl Store {
     /// Reads everything and says what is wrong, in one sentence each; nothing, when all is well.
     ///
     /// Every referenced blob is there with its size and its digest; aliases and deployments name versions that exist;
-    /// versions are below their counter; the database is sound.
+    /// versions are below their counter; the database is sound. No command asks; the crash tests do, after every kill.
     pub async fn check(&self) -> Result<Vec<String>> {
         // Held so that a collection does not remove a blob between the question and the look.
         let _import = self.begin_import().await;

@@ -1,6 +1,7 @@
 //! The processes that the server starts.
 
 use std::{
+    fs,
     io::{self, BufReader, Read, Write},
     process::ExitCode,
 };
@@ -12,6 +13,8 @@ use wattle_train::worker::run_worker;
 use crate::flags::WorkerCommand;
 
 pub(crate) fn run(command: &WorkerCommand) -> Result<ExitCode> {
+    // When memory runs out, this process is to go before the server. Where it may not be said, nothing is lost.
+    let _ = fs::write("/proc/self/oom_score_adj", "800");
     match command {
         WorkerCommand::Train => Ok(run_worker(BufReader::new(io::stdin()), io::stdout())),
         WorkerCommand::Inspect => {
