@@ -12,6 +12,7 @@ mod load;
 mod models;
 mod path;
 mod process;
+mod quickstart;
 mod raw;
 mod rest;
 mod shutdown;
