@@ -1,6 +1,6 @@
 //! Processes as the kernel shows them in `/proc`.
 
-use std::{fs, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 /// The children of a process that are still at work, with the words that they were started with.
 pub(crate) fn children(parent: u32) -> Vec<(u32, Vec<String>)> {
@@ -38,6 +38,19 @@ pub(crate) fn peak_memory(id: u32) -> Option<u64> {
 pub(crate) fn niceness(id: u32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(16)?.parse().ok()
+}
+
+/// The threads of a process: each one's name, state and where in the kernel it waits.
+pub(crate) fn threads(id: u32) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    threads
+        .map(|thread| {
+            let stat = read(thread.path().join("stat"));
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?');
+            format!("{} {state} {}", read(thread.path().join("comm")), read(thread.path().join("wchan")))
+        })
+        .collect()
 }
 
 /// A pause between two looks at something that changes by itself.

@@ -11,6 +11,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::process;
+
 /// The longest that anything here may take; a test that waits longer has found a fault.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -133,7 +135,8 @@ impl Server {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(started.elapsed() < PATIENCE, "the server does not end");
+            let id = self.child.id();
+            assert!(started.elapsed() < PATIENCE, "the server does not end: {:?}", process::threads(id));
             thread::sleep(Duration::from_millis(10));
         };
         assert!(status.success(), "the server ended with {status}");
