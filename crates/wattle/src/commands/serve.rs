@@ -42,6 +42,8 @@ struct Config {
     grace: Duration,
 }
 
+/// How long the databases may take to close.
+const CLOSING: Duration = Duration::from_secs(10);
 /// Training jobs that may wait.
 const MAX_WAITING_JOBS: usize = 100;
 
@@ -86,8 +88,16 @@ pub(crate) async fn run(flags: ServeFlags) -> Result<ExitCode> {
         closing.interrupt_jobs().await;
     };
     http::serve(listener, router, shutdown, config.grace).await?;
-    service.shutdown().await?;
-    store.close().await;
+    // What still holds a connection has had its grace; both databases are safe without an orderly end.
+    let ended = tokio::time::timeout(CLOSING, async {
+        service.shutdown().await?;
+        store.close().await;
+        anyhow::Ok(())
+    });
+    match ended.await {
+        Ok(ended) => ended?,
+        Err(_) => tracing::warn!("the databases were not closed in time"),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
