@@ -207,6 +207,10 @@ fn describe(version: &ModelVersion, aliases: &str) -> String {
     if let Some(data) = &manifest.data {
         rows.push(("data", format!("{} ({} rows, {})", data.name, data.rows, data.digest.short())));
     }
+    if let Some(classes) = manifest.metrics.get("classes").and_then(Value::as_array) {
+        let names = classes.iter().map(|class| class.as_str().map_or_else(|| class.to_string(), str::to_owned));
+        rows.push(("classes", shortened(names.collect())));
+    }
     if let Some(parent) = &manifest.parent {
         rows.push(("parent", parent.to_string()));
     }
@@ -275,17 +279,19 @@ pub(crate) fn coefficients(metrics: &Value) -> Option<String> {
 }
 
 fn tensors(specs: &[TensorSpec]) -> String {
+    let text = |spec: &TensorSpec| {
+        let shape: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
+        format!("{} {}[{}]", spec.name, spec.datatype, shape.join(","))
+    };
+    shortened(specs.iter().map(text).collect())
+}
+
+/// A list of which the first are shown and the rest is counted.
+fn shortened(mut items: Vec<String>) -> String {
     const SHOWN: usize = 8;
-    let shown: Vec<String> = specs
-        .iter()
-        .take(SHOWN)
-        .map(|spec| {
-            let shape: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
-            format!("{} {}[{}]", spec.name, spec.datatype, shape.join(","))
-        })
-        .collect();
-    let rest = specs.len().saturating_sub(SHOWN);
-    if rest > 0 { format!("{} and {rest} more", shown.join(", ")) } else { shown.join(", ") }
+    let rest = items.len().saturating_sub(SHOWN);
+    items.truncate(SHOWN);
+    if rest > 0 { format!("{} and {rest} more", items.join(", ")) } else { items.join(", ") }
 }
 
 /// The single figures among the metrics, on the training and on the held-out rows.
