@@ -209,6 +209,14 @@ fn even_two_rows_are_split_and_no_class_is_held_out_whole() {
 }
 
 #[test]
+fn a_column_of_numbers_is_not_taken_for_hundreds_of_classes() {
+    let folder = tempdir().unwrap();
+    let keys = json!({"algorithm": "logistic-regression", "target": "y"});
+    let error = trained(&table(folder.path(), &line(200)), keys, folder.path()).unwrap_err().to_string();
+    assert!(error.contains("200 different values in 200 rows") && error.contains("linear-regression"), "{error}");
+}
+
+#[test]
 fn a_constant_column_has_no_say() {
     let folder = tempdir().unwrap();
     let rows: String = (0..50).fold("x,same,y\n".into(), |csv, x| format!("{csv}{x},0.1,{}\n", 2 * x + 1));

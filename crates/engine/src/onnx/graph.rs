@@ -14,6 +14,9 @@ use super::proto::{
 /// The set of operators that the graphs are written in; the first whose `Equal` compares texts is 19.
 pub const OPSET_VERSION: i64 = 19;
 
+/// The metadata's key of a JSON list of the inputs whose values may not be missing.
+pub(super) const COMPLETE_INPUTS: &str = "complete_inputs";
+
 /// A graph in the making. The same calls give the same bytes.
 ///
 /// Declare the inputs and outputs first: the names that the builder makes up for everything else then differ from them.
@@ -22,17 +25,23 @@ pub struct GraphBuilder {
     graph: GraphProto,
     metadata: Vec<StringStringEntryProto>,
     names: HashSet<String>,
+    /// The inputs without missing values.
+    complete: Vec<String>,
 }
 
 impl GraphBuilder {
     /// An empty graph of this name.
     pub fn new(name: &str) -> GraphBuilder {
         let graph = GraphProto { name: name.to_owned(), ..GraphProto::default() };
-        GraphBuilder { graph, metadata: Vec::new(), names: HashSet::new() }
+        GraphBuilder { graph, metadata: Vec::new(), names: HashSet::new(), complete: Vec::new() }
     }
 
-    /// Declares an input of the graph.
+    /// Declares an input of the graph. That none of its values may be missing, which ONNX has no words for, goes into the
+    /// model's metadata.
     pub fn input(&mut self, spec: &TensorSpec) {
+        if !spec.missing {
+            self.complete.push(spec.name.clone());
+        }
         self.names.insert(spec.name.clone());
         self.graph.input.push(value_info(spec));
     }
@@ -80,7 +89,11 @@ impl GraphBuilder {
     }
 
     /// The file's bytes.
-    pub fn finish(self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
+        if !self.complete.is_empty() {
+            let names = serde_json::Value::from(std::mem::take(&mut self.complete));
+            self.metadata(COMPLETE_INPUTS, &names.to_string());
+        }
         let model = ModelProto {
             ir_version: IR_VERSION,
             producer_name: "wattle".into(),

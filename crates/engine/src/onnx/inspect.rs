@@ -7,6 +7,7 @@ use wattle_core::Signature;
 
 use super::{
     OnnxModel,
+    graph::COMPLETE_INPUTS,
     proto::{AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TypeValue},
 };
 use crate::{Error, Result};
@@ -49,8 +50,14 @@ pub fn inspect(path: &Path) -> Result<Signature> {
         info.initialization.iter().chain(&info.algorithm).try_for_each(|graph| check_graph(graph, 0))?;
     }
     let unknown_rank = inputs_without_shape(graph);
+    // Only our own models have the entry; in a foreign one, other words under this key say nothing.
+    let complete = model.metadata().get(COMPLETE_INPUTS).map(|names| serde_json::from_str(names).unwrap_or_default());
+    let complete: Vec<String> = complete.unwrap_or_default();
     drop(model);
-    let signature = OnnxModel::load(path)?.signature().clone();
+    let mut signature = OnnxModel::load(path)?.signature().clone();
+    for input in signature.inputs.iter_mut().filter(|input| complete.contains(&input.name)) {
+        input.missing = false;
+    }
     // The signature leaves out inputs that have a default, which are never sent.
     match signature.inputs.iter().find(|input| unknown_rank.contains(&input.name)) {
         Some(input) => Err(Error::InvalidModel(format!(

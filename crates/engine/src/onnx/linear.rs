@@ -70,7 +70,7 @@ pub fn from_npy(coef: &Path, intercept: Option<&Path>, model: &Path) -> Result<(
         name: name.into(),
         datatype: Datatype::Fp64,
         shape: vec![-1, width as i64],
-        missing: true,
+        missing: false,
     };
     let mut graph = GraphBuilder::new("linear");
     graph.input(&spec("x", features));
@@ -159,7 +159,8 @@ mod tests {
         let intercept = npy(folder.path(), "intercept.npy", &[1], &[1.0]);
         let model = folder.path().join("model.onnx");
         from_npy(&coef, Some(&intercept), &model).unwrap();
-        assert_eq!(inspect(&model).unwrap().inputs[0].shape, [-1, 1]);
+        let input = &inspect(&model).unwrap().inputs[0];
+        assert_eq!((input.shape.as_slice(), input.missing), ([-1, 1].as_slice(), false));
         let x = Tensor::new("x", vec![1, 1], Data::Fp64(vec![1.0])).unwrap();
         let outputs = OnnxModel::load(&model).unwrap().run(&[x]).unwrap();
         assert_eq!(outputs, [Tensor::new("y_pred", vec![1, 1], Data::Fp64(vec![3.0])).unwrap()]);

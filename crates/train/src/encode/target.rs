@@ -12,6 +12,9 @@ use crate::{
     spec::{Algorithm, ClassWeights, ResolvedSpec},
 };
 
+/// So many classes may be in a table of any size.
+const FEW_CLASSES: usize = 10;
+
 /// What is predicted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -168,6 +171,19 @@ pub(super) fn survey(table: &Table, spec: &ResolvedSpec, pass: &mut Pass<'_>) ->
                 "the target {:?} is {:?} in every row: choose one with at least two classes",
                 spec.target,
                 classes.names().first().map_or("", String::as_str)
+            )));
+        }
+        // Classes of one or two rows each are no classes: nothing could be learnt, or held out to judge it.
+        if classes.len() > FEW_CLASSES && classes.len() as u64 > seen.usable() / 2 {
+            return Err(Error::Invalid(format!(
+                "the target {:?} has {} different values in {} rows, too many to be classes: {}",
+                spec.target,
+                classes.len(),
+                seen.usable(),
+                match kind {
+                    ColumnKind::Number => "use linear-regression, which predicts a number",
+                    ColumnKind::Category => "choose another column, or group its values",
+                }
             )));
         }
         // One of the maps is empty: a column has one kind.

@@ -84,6 +84,8 @@ fn what_is_exported_comes_in_again_as_the_same_model() {
     let model = target.join("model.onnx");
     let again = server.json(&["models", "import", "--name", "again", model.to_str().unwrap()]);
     assert_eq!(again["digest"], manifest["digest"]);
+    // What may be missing is part of it.
+    assert_eq!(again["signature"], manifest["signature"]);
     server.wattle(&["deploy", "again"]);
     let row = r#"{"island": "Biscoe", "body_mass_g": null, "sex": "female"}"#;
     let answer = |name: &str| server.json(&["predict", name, "--json", row])["outputs"].clone();
