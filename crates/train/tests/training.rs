@@ -217,6 +217,20 @@ fn a_column_of_numbers_is_not_taken_for_hundreds_of_classes() {
 }
 
 #[test]
+fn a_model_without_an_intercept_goes_through_the_origin() {
+    let folder = tempdir().unwrap();
+    let rows: String = (1..=100).fold("x,same,y\n".into(), |csv, x| format!("{csv}{x},0,{}\n", 2 * x));
+    for standardize in [true, false] {
+        let keys =
+            json!({"algorithm": "linear-regression", "target": "y", "intercept": false, "standardize": standardize});
+        let metrics = trained(&table(folder.path(), &rows), keys, folder.path()).unwrap().metrics;
+        let slope = metrics["coefficients"]["x"].as_f64().unwrap();
+        assert!((slope - 2.0).abs() < 1e-6, "{metrics}");
+        assert_eq!(metrics["intercept"].as_f64(), Some(0.0), "{metrics}");
+    }
+}
+
+#[test]
 fn a_constant_column_has_no_say() {
     let folder = tempdir().unwrap();
     let rows: String = (0..50).fold("x,same,y\n".into(), |csv, x| format!("{csv}{x},0.1,{}\n", 2 * x + 1));

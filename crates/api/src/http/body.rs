@@ -13,7 +13,7 @@ use crate::{ApiError, Code, Result};
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// How many bodies of the largest size may be in memory at once.
 const LARGEST_AT_ONCE: usize = 2;
-/// From this size on, work on a body goes to a thread of its own.
+/// From this size on, a body needs a share of the memory for all, and work on it goes to a thread of its own.
 const LARGE_BYTES: usize = 64 << 10;
 
 /// The bounds of all bodies of a server.
@@ -27,13 +27,18 @@ pub(super) struct Bodies {
 /// A body in memory, and its share of the budget.
 pub(super) struct Held {
     bytes: Vec<u8>,
-    _share: Option<OwnedSemaphorePermit>,
+    share: Option<OwnedSemaphorePermit>,
 }
 
 impl Bodies {
     pub(super) fn new(max_bytes: usize) -> Bodies {
         let budget = max_bytes.saturating_mul(LARGEST_AT_ONCE).min(Semaphore::MAX_PERMITS);
         Bodies { max_bytes, budget: Arc::new(Semaphore::new(budget)) }
+    }
+
+    /// How many values an answer may have: as text they are a few times as large as the largest body.
+    pub(super) fn max_answer_values(&self) -> usize {
+        (self.max_bytes / 4).max(1)
     }
 
     /// Reads a whole body.
@@ -52,19 +57,24 @@ impl Bodies {
     }
 
     async fn read_pieces(&self, body: Body) -> Result<Held> {
-        let mut held = Held { bytes: Vec::new(), _share: None };
+        let mut held = Held { bytes: Vec::new(), share: None };
         let mut pieces = body.into_data_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|_| ApiError::invalid("the body ended early"))?;
             if held.bytes.len() + piece.len() > self.max_bytes {
                 return Err(self.too_large());
             }
-            let share = self.share(piece.len())?;
-            match &mut held._share {
-                Some(all) => all.merge(share),
-                none => *none = Some(share),
-            }
             held.bytes.extend_from_slice(&piece);
+            // A small body needs no share, so that large ones, however slow, never keep small calls out.
+            let due = held.bytes.len().saturating_sub(LARGE_BYTES);
+            let have = held.share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            if due > have {
+                let share = self.share(due - have)?;
+                match &mut held.share {
+                    Some(all) => all.merge(share),
+                    none => *none = Some(share),
+                }
+            }
         }
         Ok(held)
     }
@@ -91,6 +101,11 @@ impl Bodies {
 }
 
 impl Held {
+    /// Lets the bytes go and keeps their share of the memory.
+    pub(super) fn into_share(self) -> Option<OwnedSemaphorePermit> {
+        self.share
+    }
+
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -118,15 +133,25 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// A number of so many digits.
+    fn number(bytes: usize) -> Body {
+        Body::from(vec![b'1'; bytes])
+    }
+
     #[tokio::test]
-    async fn bodies_share_a_budget_and_give_it_back() {
-        let bodies = Bodies::new(10);
-        let first = bodies.read(Body::from(vec![b' '; 10])).await.unwrap();
-        let second = bodies.read(Body::from(vec![b' '; 10])).await.unwrap();
-        let refusal = bodies.read(Body::from("1")).await.err().unwrap();
+    async fn large_bodies_share_a_budget_and_small_ones_pass() {
+        let largest = 4 * LARGE_BYTES;
+        let bodies = Bodies::new(largest);
+        let mut held = Vec::new();
+        while let Ok(body) = bodies.read(number(largest)).await {
+            held.push(body);
+        }
+        assert_eq!(held.len(), LARGEST_AT_ONCE);
+        let refusal = bodies.read(number(largest)).await.err().unwrap();
         assert_eq!((refusal.code, refusal.retry_after_seconds), (Code::Unavailable, Some(1)));
-        drop((first, second));
-        assert_eq!(bodies.read(Body::from("1")).await.unwrap().parse::<u8>().unwrap(), 1);
+        assert_eq!(bodies.read(number(1)).await.unwrap().parse::<u8>().unwrap(), 1);
+        drop(held);
+        assert!(bodies.read(number(largest)).await.is_ok());
     }
 
     #[tokio::test]
@@ -138,9 +163,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_half_way_gives_up_its_share() {
-        let bodies = Bodies::new(10);
-        let half = futures::stream::iter([Ok::<_, std::io::Error>("12345")]).chain(futures::stream::pending());
+        let bodies = Bodies::new(2 * LARGE_BYTES);
+        let all = bodies.budget.available_permits();
+        let half = futures::stream::iter([Ok::<_, std::io::Error>(vec![b'1'; LARGE_BYTES + 5])]);
+        let half = half.chain(futures::stream::pending());
         assert_eq!(bodies.read(Body::from_stream(half)).await.err().unwrap().code, Code::Timeout);
-        assert_eq!(bodies.budget.available_permits(), 20);
+        assert_eq!(bodies.budget.available_permits(), all);
     }
 }

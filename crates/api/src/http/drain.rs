@@ -2,19 +2,20 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{
-    body::{Body, BodyDataStream, Bytes},
+    body::{Body, Bytes, HttpBody},
     extract::Request,
     http::header,
     middleware::Next,
     response::Response,
 };
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
+use http_body::{Frame, SizeHint};
 
 /// How long the rest of a refused body is listened to.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,12 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn hear_out(request: Request, next: Next) -> Response {
     let asked_first = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
-    let body = Shared(Arc::new(Mutex::new(Inner { stream: body.into_data_stream(), begun: false })));
-    let request = Request::from_parts(parts, Body::from_stream(body.clone()));
+    let body = Shared(Arc::new(Mutex::new(Inner { body, begun: false })));
+    let request = Request::from_parts(parts, Body::new(body.clone()));
     let response = next.run(request).await;
     let status = response.status();
     if (status.is_client_error() || status.is_server_error()) && (body.has_begun() || !asked_first) {
-        let rest = body.for_each(|_| std::future::ready(()));
+        let rest = Body::new(body).into_data_stream().for_each(|_| std::future::ready(()));
         // What comes after that is cut off.
         let _ = tokio::time::timeout(PATIENCE, rest).await;
     }
@@ -43,22 +44,35 @@ pub(super) async fn hear_out(request: Request, next: Next) -> Response {
 struct Shared(Arc<Mutex<Inner>>);
 
 struct Inner {
-    stream: BodyDataStream,
+    body: Body,
     begun: bool,
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn has_begun(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).begun
+        self.lock().begun
     }
 }
 
-impl Stream for Shared {
-    type Item = Result<Bytes, axum::Error>;
+impl HttpBody for Shared {
+    type Data = Bytes;
+    type Error = axum::Error;
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let mut inner = self.lock();
         inner.begun = true;
-        inner.stream.poll_next_unpin(context)
+        Pin::new(&mut inner.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lock().body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.lock().body.size_hint()
     }
 }

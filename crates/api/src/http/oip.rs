@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use axum::{Json, body::Body, extract::State, http::StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use wattle_core::{Datatype, Name, Signature, TensorSpec};
-use wattle_engine::Tensor;
+use wattle_engine::{Tensor, tensor::Data};
 use wattle_serve::{Prediction, Replica};
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     ApiError, Code, Result,
-    predict::{flat_json, flatten, typed},
+    predict::{Elements, flatten, typed},
 };
 
 /// An inference request. `parameters` are accepted, as the protocol asks, and have no effect.
@@ -58,7 +58,16 @@ struct OutputTensor {
     name: String,
     shape: Vec<usize>,
     datatype: Datatype,
-    data: Vec<Value>,
+    data: Flat,
+}
+
+/// The elements in row-major order, whatever the shape.
+struct Flat(Data);
+
+impl Serialize for Flat {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        Elements { data: &self.0, shape: &[self.0.len()], first: 0 }.serialize(serializer)
+    }
 }
 
 pub(super) async fn server(State(app): State<App>) -> Json<Value> {
@@ -129,7 +138,7 @@ fn write(replica: &Replica, prediction: Prediction, (id, wanted): Kept) -> Infer
         datatype: tensor.data.datatype(),
         name: tensor.name,
         shape: tensor.shape,
-        data: flat_json(tensor.data),
+        data: Flat(tensor.data),
     });
     InferResponse {
         model_name: replica.name().clone(),

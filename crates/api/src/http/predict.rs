@@ -7,14 +7,14 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use wattle_core::Name;
+use wattle_core::{Name, TensorSpec};
 use wattle_engine::Tensor;
 use wattle_serve::{Prediction, Replica};
 
 use super::{App, body::off_the_runtime, extract::FromPath};
 use crate::{
-    ApiError, Result,
-    predict::{inputs_from_json, outputs_to_json},
+    ApiError, Code, Result,
+    predict::{Outputs, inputs_from_json},
 };
 
 /// A call's answer in JSON, with what it cost.
@@ -34,7 +34,7 @@ pub(super) async fn named(State(app): State<App>, FromPath(deployment): FromPath
 
 async fn predict(app: &App, replica: Arc<Replica>, body: Body) -> Result<Answer> {
     let read = |replica: &Replica, body: Value| Ok((inputs_from_json(replica.signature(), body)?, ()));
-    answer(app, replica, body, read, |_, prediction, ()| outputs_to_json(prediction.outputs)).await
+    answer(app, replica, body, read, |_, prediction, ()| Outputs(prediction.outputs)).await
 }
 
 /// The way of every call, whatever its protocol: the deployment is found and its place taken before the body is made
@@ -58,9 +58,11 @@ where
     let bytes = body.len();
     let inputs = move || {
         let (inputs, kept) = read(call.replica(), body.parse()?)?;
-        Ok((call, inputs, kept))
+        // The inputs are about as large as the body was, so its share stays taken.
+        Ok((call, inputs, kept, body.into_share()))
     };
-    let (call, inputs, kept) = off_the_runtime(bytes, inputs).await?;
+    let (call, inputs, kept, _share) = off_the_runtime(bytes, inputs).await?;
+    check_answer(&replica, &inputs, app.bodies.max_answer_values())?;
     let prediction = app.service.predict(call, inputs).await?;
     let mut headers = cost_headers(&prediction);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -69,6 +71,22 @@ where
     // A number is some eight bytes of text.
     let text = off_the_runtime(values * 8, text).await?;
     Ok((headers, Bytes::from(text)))
+}
+
+/// A small body can have a large answer; one that would be too large is refused before it is computed.
+fn check_answer(replica: &Replica, inputs: &[Tensor], max_values: usize) -> Result<()> {
+    let rows = inputs.iter().map(Tensor::rows).max().unwrap_or(0);
+    let width = |spec: &TensorSpec| {
+        spec.shape.iter().skip(1).fold(1_usize, |width, size| width.saturating_mul(usize::try_from(*size).unwrap_or(1)))
+    };
+    let widths = replica.signature().outputs.iter().map(width).fold(0_usize, usize::saturating_add);
+    let values = rows.saturating_mul(widths);
+    if values <= max_values {
+        return Ok(());
+    }
+    let message =
+        format!("the answer would have {values} values, and {max_values} is the most: send fewer rows in a call");
+    Err(ApiError::new(Code::TooLarge, message))
 }
 
 /// What the call cost, and which version answered.

@@ -14,8 +14,8 @@ use super::proto::{
 /// The set of operators that the graphs are written in; the first whose `Equal` compares texts is 19.
 pub const OPSET_VERSION: i64 = 19;
 
-/// The metadata's key of a JSON list of the inputs whose values may not be missing.
-pub(super) const COMPLETE_INPUTS: &str = "complete_inputs";
+/// The metadata's key of a JSON list of the inputs and outputs whose values may not be missing.
+pub(super) const COMPLETE: &str = "complete";
 
 /// A graph in the making. The same calls give the same bytes.
 ///
@@ -25,7 +25,7 @@ pub struct GraphBuilder {
     graph: GraphProto,
     metadata: Vec<StringStringEntryProto>,
     names: HashSet<String>,
-    /// The inputs without missing values.
+    /// The inputs and outputs without missing values.
     complete: Vec<String>,
 }
 
@@ -36,19 +36,15 @@ impl GraphBuilder {
         GraphBuilder { graph, metadata: Vec::new(), names: HashSet::new(), complete: Vec::new() }
     }
 
-    /// Declares an input of the graph. That none of its values may be missing, which ONNX has no words for, goes into the
-    /// model's metadata.
+    /// Declares an input of the graph.
     pub fn input(&mut self, spec: &TensorSpec) {
-        if !spec.missing {
-            self.complete.push(spec.name.clone());
-        }
-        self.names.insert(spec.name.clone());
+        self.declare(spec);
         self.graph.input.push(value_info(spec));
     }
 
     /// Declares an output of the graph, which a later call of [`GraphBuilder::node_to`] must compute.
     pub fn output(&mut self, spec: &TensorSpec) {
-        self.names.insert(spec.name.clone());
+        self.declare(spec);
         self.graph.output.push(value_info(spec));
     }
 
@@ -92,7 +88,7 @@ impl GraphBuilder {
     pub fn finish(mut self) -> Vec<u8> {
         if !self.complete.is_empty() {
             let names = serde_json::Value::from(std::mem::take(&mut self.complete));
-            self.metadata(COMPLETE_INPUTS, &names.to_string());
+            self.metadata(COMPLETE, &names.to_string());
         }
         let model = ModelProto {
             ir_version: IR_VERSION,
@@ -104,6 +100,14 @@ impl GraphBuilder {
             ..ModelProto::default()
         };
         model.encode_to_vec()
+    }
+
+    /// That no value may be missing, which ONNX has no words for, goes into the model's metadata.
+    fn declare(&mut self, spec: &TensorSpec) {
+        self.names.insert(spec.name.clone());
+        if !spec.missing {
+            self.complete.push(spec.name.clone());
+        }
     }
 
     fn constant(

@@ -7,7 +7,7 @@ use wattle_core::Signature;
 
 use super::{
     OnnxModel,
-    graph::COMPLETE_INPUTS,
+    graph::COMPLETE,
     proto::{AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TypeValue},
 };
 use crate::{Error, Result};
@@ -51,12 +51,12 @@ pub fn inspect(path: &Path) -> Result<Signature> {
     }
     let unknown_rank = inputs_without_shape(graph);
     // Only our own models have the entry; in a foreign one, other words under this key say nothing.
-    let complete = model.metadata().get(COMPLETE_INPUTS).map(|names| serde_json::from_str(names).unwrap_or_default());
+    let complete = model.metadata().get(COMPLETE).map(|names| serde_json::from_str(names).unwrap_or_default());
     let complete: Vec<String> = complete.unwrap_or_default();
     drop(model);
     let mut signature = OnnxModel::load(path)?.signature().clone();
-    for input in signature.inputs.iter_mut().filter(|input| complete.contains(&input.name)) {
-        input.missing = false;
+    for spec in signature.inputs.iter_mut().chain(&mut signature.outputs) {
+        spec.missing &= !complete.contains(&spec.name);
     }
     // The signature leaves out inputs that have a default, which are never sent.
     match signature.inputs.iter().find(|input| unknown_rank.contains(&input.name)) {

@@ -67,7 +67,7 @@ impl Statistics {
                         "the feature {name:?} has no value in the training rows: leave it out"
                     )));
                 }
-                (false, _) => features.push(statistic.feature(name, spec.standardize)?),
+                (false, _) => features.push(statistic.feature(name, spec)?),
             }
         }
         let encoder = Encoder { features };
@@ -85,7 +85,7 @@ impl Statistics {
 }
 
 impl Statistic {
-    fn feature(self, name: String, standardize: bool) -> Result<Feature> {
+    fn feature(self, name: String, spec: &ResolvedSpec) -> Result<Feature> {
         Ok(match self {
             Statistic::Number(moments) => {
                 let deviation = moments.deviation();
@@ -94,11 +94,13 @@ impl Statistic {
                         "the numbers of the column {name:?} are too large to be squared: rescale it, or leave it out with \"features\""
                     )));
                 }
-                let (shift, scale) = match (standardize, deviation) {
-                    (false, _) => (0.0, 1.0),
-                    // A constant column becomes zero in every row, so that its coefficient stays zero.
-                    (true, 0.0) => (moments.mean, 1.0),
-                    (true, deviation) => (moments.mean, deviation),
+                // A constant column becomes zero in every row, so that its coefficient stays zero. Without an intercept
+                // nothing could take up what centring takes away, so numbers are only scaled.
+                let (shift, scale) = match (spec.standardize, spec.intercept, deviation) {
+                    (false, ..) | (true, false, 0.0) => (0.0, 1.0),
+                    (true, false, deviation) => (0.0, deviation),
+                    (true, true, 0.0) => (moments.mean, 1.0),
+                    (true, true, deviation) => (moments.mean, deviation),
                 };
                 Feature::Number(NumberFeature { name, mean: moments.mean, shift, scale, missing: moments.gaps })
             }

@@ -23,6 +23,7 @@ pub(super) fn descend(run: &mut Run<'_>, start: &[f64], settings: &SgdOptions, s
     let mut parameters = start.to_vec();
     let mut gradient = vec![0.0; start.len()];
     let mut velocity = vec![0.0; start.len()];
+    let mut before = Vec::new();
     let mut last_loss = f64::INFINITY;
     for epoch in 0..settings.epochs {
         seed::shuffle(&mut order, &mut seed::generator(seed, Purpose::Batches, epoch));
@@ -45,7 +46,15 @@ pub(super) fn descend(run: &mut Run<'_>, start: &[f64], settings: &SgdOptions, s
                 *velocity = settings.momentum * *velocity - rate * slope;
                 *parameter += *velocity;
             }
-            penalty::soft_threshold(run.problem, &mut parameters, rate * run.problem.l1);
+            if run.problem.l1 > 0.0 {
+                // The velocity is the whole step, the penalty's part included; without that, momentum would go on against
+                // the penalty and weaken it.
+                before.clone_from(&parameters);
+                penalty::soft_threshold(run.problem, &mut parameters, rate * run.problem.l1);
+                for ((velocity, after), before) in velocity.iter_mut().zip(&parameters).zip(&before) {
+                    *velocity += after - before;
+                }
+            }
         }
         let mean = loss / weight;
         let stop_early = run.report(&Iteration {

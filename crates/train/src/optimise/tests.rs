@@ -263,10 +263,12 @@ fn sgd_comes_near_with_every_schedule() {
     }
     let penalised = Problem { l1: 5.0, l2: 0.1, ..problem };
     let best = solve(&penalised, &data.shards(), lbfgs()).unwrap();
-    let settings =
-        SgdOptions { momentum: 0.0, schedule: Schedule::Cosine, learning_rate: 0.1, ..SgdOptions::default() };
-    let fitted = solve(&penalised, &data.shards(), Method::Sgd(settings)).unwrap();
-    assert!(fitted.objective < best.objective * 1.001, "{fitted:?} {best:?}");
+    // Momentum must not weaken the penalty.
+    for (momentum, learning_rate) in [(0.0, 0.1), (0.9, 0.01)] {
+        let settings = SgdOptions { momentum, schedule: Schedule::Cosine, learning_rate, ..SgdOptions::default() };
+        let fitted = solve(&penalised, &data.shards(), Method::Sgd(settings)).unwrap();
+        assert!(fitted.objective < best.objective * 1.001, "{momentum}: {fitted:?} {best:?}");
+    }
 }
 
 #[test]
