@@ -24,19 +24,20 @@ use wattle_engine::Tensor;
 use wattle_meter::{Meter, UsageLine, UsageQuery};
 use wattle_serve::{Call, Prediction, Replica, ReplicaStatus, Server};
 use wattle_store::{
-    AliasChange, Collected, Dataset, Deployment, Job, Manifest, Model, ModelVersion, NewDataset, StagedFile, Store,
-    table,
+    AliasChange, Collected, Dataset, Deployment, Job, Manifest, Model, ModelVersion, NewDataset, Store, table,
 };
 use wattle_train::{jobs::Jobs, spec::TrainingSpec};
 
 use crate::{
     ApiError, Code, Result, Service,
     import::{Inspection, inspect_in_child},
-    service::{AddDataset, AddedDataset, ImportFiles, OnConflict, ServerInfo, Upload},
+    service::{AddDataset, AddedDataset, ImportFiles, OnConflict, ServerInfo, Staged, Upload},
 };
 
 /// How many conversions of data sets and inspections of models run at once; the others wait.
 const CONCURRENT_IMPORTS: usize = 2;
+/// How many uploads may be coming in or waiting to be imported; each takes room on the disk.
+const MAX_UPLOADS: usize = 32;
 /// An upload that sends nothing for so long is given up.
 const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
 /// The most jobs that a listing shows.
@@ -65,6 +66,7 @@ pub struct Local {
     deployments: Deployments,
     program: PathBuf,
     imports: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
     closing: AtomicBool,
 }
 
@@ -79,6 +81,7 @@ impl Local {
             server: parts.server,
             program: parts.program,
             imports: Arc::new(Semaphore::new(CONCURRENT_IMPORTS)),
+            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             closing: AtomicBool::new(false),
         })
     }
@@ -119,7 +122,16 @@ impl Service for Local {
         !self.closing.load(Ordering::Relaxed)
     }
 
-    async fn stage(&self, mut upload: Upload, max_bytes: u64) -> Result<StagedFile> {
+    async fn stage(&self, mut upload: Upload, max_bytes: u64) -> Result<Staged> {
+        let place = Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| ApiError {
+            code: Code::Unavailable,
+            message: format!("{MAX_UPLOADS} uploads are under way already: try again in 10 s"),
+            retry_after_seconds: Some(10),
+        })?;
+        let too_large = || {
+            let advice = "start the server with a higher --max-upload-bytes";
+            ApiError::new(Code::TooLarge, format!("the upload is larger than {max_bytes} bytes: {advice}"))
+        };
         let staged = self.store.staging().file("")?;
         let mut file = tokio::fs::File::from_std(staged.create()?);
         let mut bytes: u64 = 0;
@@ -133,20 +145,15 @@ impl Service for Local {
             let Some(piece) = piece.transpose()? else { break };
             bytes += piece.len() as u64;
             if bytes > max_bytes {
-                return Err(ApiError::new(
-                    Code::TooLarge,
-                    format!(
-                        "the upload is larger than {max_bytes} bytes: start the server with a higher --max-upload-bytes"
-                    ),
-                ));
+                return Err(too_large());
             }
             file.write_all(&piece).await?;
         }
         file.flush().await?;
-        Ok(staged)
+        Ok(Staged { file: staged, _place: place })
     }
 
-    async fn add_dataset(&self, name: Name, file: StagedFile, options: AddDataset) -> Result<AddedDataset> {
+    async fn add_dataset(&self, name: Name, file: Staged, options: AddDataset) -> Result<AddedDataset> {
         let place = self.import_place().await?;
         let normal = self.store.staging().file(".parquet")?;
         let (overrides, reading) = (options.overrides.clone(), options.overrides);
@@ -222,13 +229,14 @@ impl Service for Local {
                 (file, None, inspection)
             }
             ImportFiles::Linear { coef, intercept } => {
-                let model = self.store.staging().file(".onnx")?;
+                let made = self.store.staging().file(".onnx")?;
                 let inspection = Inspection::Linear {
                     coef: coef.path().to_owned(),
                     intercept: intercept.as_ref().map(|file| file.path().to_owned()),
-                    model: model.path().to_owned(),
+                    model: made.path().to_owned(),
                 };
-                (model, Some((coef, intercept)), inspection)
+                let Staged { file: coef, _place } = coef;
+                (Staged { file: made, _place }, Some((coef, intercept)), inspection)
             }
         };
         let signature = inspect_in_child(&self.program, &inspection).await?;

@@ -1,12 +1,16 @@
 //! What Wattle can do, whatever protocol asks for it.
 
-use std::{path::PathBuf, pin::Pin, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use uuid::Uuid;
 use wattle_core::{ModelReference, Name};
 use wattle_deploy::DeploymentRequest;
@@ -62,16 +66,29 @@ pub enum OnConflict {
     Rename,
 }
 
+/// An upload in a temporary file, and its place among all uploads.
+pub struct Staged {
+    pub(crate) file: StagedFile,
+    pub(crate) _place: OwnedSemaphorePermit,
+}
+
+impl Staged {
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+}
+
 /// The files of a model from outside.
 pub enum ImportFiles {
     /// One ONNX file.
-    Onnx(StagedFile),
+    Onnx(Staged),
     /// A linear model as two NumPy files.
     Linear {
         /// `.npy` of shape `[features]` or `[outputs, features]`.
-        coef: StagedFile,
+        coef: Staged,
         /// `.npy` of shape `[]` or `[outputs]`; zeros when absent.
-        intercept: Option<StagedFile>,
+        intercept: Option<Staged>,
     },
 }
 
@@ -97,11 +114,11 @@ pub trait Service: Send + Sync + 'static {
     /// Whether new work is accepted.
     fn is_ready(&self) -> bool;
 
-    /// Writes an upload of at most `max_bytes` to a temporary file of the store's.
-    async fn stage(&self, upload: Upload, max_bytes: u64) -> Result<StagedFile>;
+    /// Writes an upload of at most `max_bytes` to a temporary file of the store's, if not too many are there already.
+    async fn stage(&self, upload: Upload, max_bytes: u64) -> Result<Staged>;
 
     /// Makes a staged CSV or Parquet file the data set of this name.
-    async fn add_dataset(&self, name: Name, file: StagedFile, options: AddDataset) -> Result<AddedDataset>;
+    async fn add_dataset(&self, name: Name, file: Staged, options: AddDataset) -> Result<AddedDataset>;
     /// All data sets, by name.
     async fn datasets(&self) -> Result<Vec<Dataset>>;
     /// One data set.

@@ -7,7 +7,8 @@ use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use crate::{ApiError, Code, Result};
+use super::App;
+use crate::{ApiError, Code, Result, service::Staged};
 
 /// How long a body may take to come in.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -115,6 +116,24 @@ impl Held {
         serde_json::from_slice(&self.bytes)
             .map_err(|error| ApiError::invalid(format!("the body is not the JSON that is expected here: {error}")))
     }
+}
+
+/// Has a body of any size written to a temporary file, within the limit for uploads.
+pub(super) async fn stage(app: &App, body: Body) -> Result<Staged> {
+    let announced = body.size_hint().lower();
+    if announced > app.max_upload_bytes {
+        return Err(ApiError::new(
+            Code::TooLarge,
+            format!(
+                "the upload has {announced} bytes, and {} is the most: start the server with a higher --max-upload-bytes",
+                app.max_upload_bytes
+            ),
+        ));
+    }
+    let pieces = body
+        .into_data_stream()
+        .map(|piece| piece.map_err(|_| ApiError::invalid("the upload ended early: send it again")));
+    app.service.stage(Box::pin(pieces), app.max_upload_bytes).await
 }
 
 /// Does work on so many bytes; if they are many, on a thread that may be busy for long.

@@ -1,11 +1,11 @@
 use axum::{Json, body::Body, extract::State, http::StatusCode};
-use futures::StreamExt;
 use serde::Deserialize;
 use wattle_core::Name;
 use wattle_store::Dataset;
 
 use super::{
     App,
+    body::stage,
     extract::{FromPath, FromQuery},
 };
 use crate::{
@@ -38,10 +38,7 @@ pub(super) async fn add(
         Some(text) => serde_json::from_str(&text)
             .map_err(|error| ApiError::invalid(format!("the query's overrides cannot be read: {error}")))?,
     };
-    let pieces = body
-        .into_data_stream()
-        .map(|piece| piece.map_err(|_| ApiError::invalid("the upload ended early: send it again")));
-    let file = app.service.stage(Box::pin(pieces), app.max_upload_bytes).await?;
+    let file = stage(&app, body).await?;
     let options = AddDataset { source: query.source, overrides, conflict: query.conflict };
     Ok((StatusCode::CREATED, Json(app.service.add_dataset(name, file, options).await?)))
 }

@@ -5,19 +5,20 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::{StreamExt, stream};
+use futures::stream;
 use serde::Deserialize;
 use tokio_util::io::ReaderStream;
 use wattle_core::{ModelReference, Name, Selector};
-use wattle_store::{AliasChange, Model, ModelVersion, StagedFile};
+use wattle_store::{AliasChange, Model, ModelVersion};
 
 use super::{
     App,
+    body::stage,
     extract::{self, FromPath, in_our_words},
 };
 use crate::{
     ApiError, Code, Result,
-    service::{ImportFiles, Upload},
+    service::{ImportFiles, Staged, Upload},
 };
 
 /// `POST /api/v1/models/{name}/versions`: an ONNX file as the body (`application/octet-stream`), or a form with the
@@ -30,13 +31,7 @@ pub(super) async fn import(
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim().to_lowercase();
     let files = match essence.as_str() {
-        "application/octet-stream" => {
-            let pieces = request
-                .into_body()
-                .into_data_stream()
-                .map(|piece| piece.map_err(|_| ApiError::invalid("the upload ended early: send it again")));
-            ImportFiles::Onnx(app.service.stage(Box::pin(pieces), app.max_upload_bytes).await?)
-        }
+        "application/octet-stream" => ImportFiles::Onnx(stage(&app, request.into_body()).await?),
         "multipart/form-data" => {
             let form = Multipart::from_request(request, &app)
                 .await
@@ -55,8 +50,7 @@ pub(super) async fn import(
 
 async fn import_form(app: &App, mut form: Multipart) -> Result<ImportFiles> {
     let broken = |error: axum::extract::multipart::MultipartError| ApiError::invalid(in_our_words(&error.body_text()));
-    let (mut model, mut coef, mut intercept): (Option<StagedFile>, Option<StagedFile>, Option<StagedFile>) =
-        Default::default();
+    let (mut model, mut coef, mut intercept): (Option<Staged>, Option<Staged>, Option<Staged>) = Default::default();
     while let Some(mut field) = form.next_field().await.map_err(broken)? {
         let part = match field.name() {
             Some("model") => &mut model,
