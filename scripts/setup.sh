@@ -15,6 +15,13 @@ fail() {
 
 command -v cargo >/dev/null || fail "cargo is missing; install Rust as https://rustup.rs says and open a new shell"
 
+# Cargo's own words on a compiler that is too old come late, and once for each crate.
+needed="$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$(dirname "$0")/../Cargo.toml")"
+present="$(rustc --version | cut -d ' ' -f 2)"
+if [ "$(printf '%s\n' "$needed" "${present%%-*}" | sort --version-sort | head -n 1)" != "$needed" ]; then
+  fail "Rust is $present and Wattle needs $needed; run \`rustup update stable\`, or install Rust as https://rustup.rs says"
+fi
+
 # The gcc package without the C library's headers compiles nothing, so that a program is compiled and linked.
 compiles() {
   echo 'int main(void) { return 0; }' | cc -include stdio.h -x c -o /dev/null - 2>/dev/null

@@ -171,15 +171,3 @@ impl Drop for Shown {
         self.0.finish_and_clear();
     }
 }
-
-/// Keeps a text from leaving its part of an address.
-pub(crate) fn path_part(text: &str) -> String {
-    let mut part = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'@' => part.push(char::from(byte)),
-            other => part.push_str(&format!("%{other:02X}")),
-        }
-    }
-    part
-}

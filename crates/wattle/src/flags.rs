@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser, value_parser};
 use wattle_core::{ModelReference, Name};
 use wattle_train::spec::ClassWeights;
@@ -413,8 +414,8 @@ pub(crate) struct UsageFlags {
     #[arg(long, value_parser = ["deployment", "model", "day"])]
     pub(crate) by: Option<String>,
     /// Only what was used since then: a day (UTC), or an instant as in 2026-01-31T12:00:00Z.
-    #[arg(long)]
-    pub(crate) since: Option<String>,
+    #[arg(long, value_parser = instant)]
+    pub(crate) since: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -429,6 +430,16 @@ pub(crate) enum WorkerCommand {
 fn finite(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "write a number".to_owned())?;
     if number.is_finite() { Ok(number) } else { Err("write a finite number".into()) }
+}
+
+/// A day, which is its first instant in UTC, or an instant as RFC 3339 writes it.
+fn instant(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(day) = text.parse::<NaiveDate>() {
+        return Ok(day.and_time(NaiveTime::MIN).and_utc());
+    }
+    let instant = DateTime::parse_from_rfc3339(text)
+        .map_err(|_| "write a day (UTC) as in 2026-01-31, or an instant as in 2026-01-31T12:00:00Z".to_owned())?;
+    Ok(instant.with_timezone(&Utc))
 }
 
 /// A whole number from `least` to `most`.

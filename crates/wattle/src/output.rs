@@ -98,7 +98,8 @@ pub(crate) fn bytes(count: u64) -> String {
 
 /// A quantity with a prefix of the SI, for people: `0.0000123 J` is `12.3 µJ`.
 pub(crate) fn quantity(value: f64, unit: &str) -> String {
-    const PREFIXES: [(f64, &str); 6] = [(1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")];
+    const PREFIXES: [(f64, &str); 7] =
+        [(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")];
     if value == 0.0 || !value.is_finite() {
         return format!("{value} {unit}");
     }
@@ -139,6 +140,7 @@ mod tests {
     fn figures_read_well() {
         assert_eq!(quantity(0.000_012_34, "J"), "12.3 µJ");
         assert_eq!(quantity(1234.0, "J"), "1.23 kJ");
+        assert_eq!(quantity(5.4321e9, "J"), "5.43 GJ");
         assert_eq!(quantity(0.0, "J"), "0 J");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(grouped(1_234_567), "1 234 567");

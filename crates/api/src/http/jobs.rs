@@ -17,7 +17,7 @@ use super::{
     App,
     extract::{self, FromPath},
 };
-use crate::Result;
+use crate::{ApiError, Result};
 
 pub(super) async fn create(
     State(app): State<App>,
@@ -31,21 +31,21 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<Vec<Job>>> {
     Ok(Json(app.service.jobs().await?))
 }
 
-pub(super) async fn show(State(app): State<App>, FromPath(id): FromPath<Uuid>) -> Result<Json<Job>> {
-    Ok(Json(app.service.job(id).await?))
+pub(super) async fn show(State(app): State<App>, FromPath(id): FromPath<String>) -> Result<Json<Job>> {
+    Ok(Json(app.service.job(job_id(&id)?).await?))
 }
 
-pub(super) async fn cancel(State(app): State<App>, FromPath(id): FromPath<Uuid>) -> Result<Json<Job>> {
-    Ok(Json(app.service.cancel_job(id).await?))
+pub(super) async fn cancel(State(app): State<App>, FromPath(id): FromPath<String>) -> Result<Json<Job>> {
+    Ok(Json(app.service.cancel_job(job_id(&id)?).await?))
 }
 
 /// The job as it is now and at each change, each as one server-sent event named `job`; the stream ends with the job.
 /// A client that reads slowly gets the latest state, not a backlog.
 pub(super) async fn events(
     State(app): State<App>,
-    FromPath(id): FromPath<Uuid>,
+    FromPath(id): FromPath<String>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
-    let changes = WatchStream::new(app.service.watch_job(id).await?);
+    let changes = WatchStream::new(app.service.watch_job(job_id(&id)?).await?);
     let mut ended = false;
     let until_final = changes.take_while(move |job| {
         let go_on = !ended;
@@ -57,4 +57,8 @@ pub(super) async fn events(
         Ok(event.json_data(&job).unwrap_or_else(|_| Event::default().comment("a job that is not JSON")))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+}
+
+fn job_id(text: &str) -> Result<Uuid> {
+    text.parse().map_err(|_| ApiError::invalid(format!("{text} is not a job's id: `wattle jobs list` lists them")))
 }

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use wattle_api::service::AddedDataset;
 use wattle_core::{ColumnKind, Name};
@@ -19,7 +19,7 @@ pub(crate) async fn run(context: &Context, command: DataCommand) -> Result<()> {
     match command {
         DataCommand::Add { name, file, reading, replace } => {
             let conflict = if replace { "replace" } else { "refuse" };
-            let added = add(context, &name, &file, &overrides(&reading)?, conflict).await?;
+            let added = add(context, &name, &file, &overrides(&reading)?, conflict).await.map_err(name_the_flag)?;
             print(context.output, &added, |added| show(&added.dataset))?;
         }
         DataCommand::List => {
@@ -52,6 +52,14 @@ pub(crate) async fn run(context: &Context, command: DataCommand) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The server, which knows no flags, says that other data may be replaced; says how.
+fn name_the_flag(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<Refusal>() {
+        Some(refusal) if refusal.status == StatusCode::CONFLICT => anyhow!("{refusal} (--replace replaces it)"),
+        _ => error,
+    }
 }
 
 /// The data set that `--data` means: one of this name, or else a file, which is added under its own name.

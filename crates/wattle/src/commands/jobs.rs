@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use uuid::Uuid;
@@ -8,10 +8,15 @@ use wattle_store::{Job, JobState, ModelVersion};
 
 use super::{Context, models};
 use crate::{
-    client::path_part,
     flags::{JobsCommand, OutputFormat},
-    output::{grouped, pairs, print, print_line, progress_is_watched, quantity, significant, table},
+    output::{note, pairs, print, print_line, progress_is_watched, quantity, significant, table},
 };
+
+/// The columns of the narrowest terminal in which all of a job's progress is seen.
+const COLUMNS: usize = 80;
+/// The stage, the bar and a space after each.
+const BAR: &str = "{prefix:10} {bar:10} {msg}";
+const BAR_COLUMNS: usize = 10 + 1 + 10 + 1;
 
 pub(crate) async fn run(context: &Context, command: JobsCommand) -> Result<ExitCode> {
     match command {
@@ -37,30 +42,46 @@ pub(crate) async fn run(context: &Context, command: JobsCommand) -> Result<ExitC
             Ok(ExitCode::SUCCESS)
         }
         JobsCommand::Show { id } => {
-            let job: Job = context.client.get(&format!("/api/v1/training-jobs/{}", path_part(&id))).await?;
+            let job: Job = context.client.get(&format!("/api/v1/training-jobs/{}", job_id(&id)?)).await?;
             print(context.output, &job, show)?;
             Ok(ExitCode::SUCCESS)
         }
         JobsCommand::Follow { id } => {
-            let job = follow(
-                context,
-                id.parse().map_err(|_| anyhow!("{id} is not a job's id: `wattle jobs list` lists them"))?,
-            )
-            .await?;
+            let Some(job) = follow(context, job_id(&id)?).await? else { return Ok(interrupted()) };
             print_end(context, &job)
         }
         JobsCommand::Cancel { id } => {
-            let job: Job = context.client.delete_for(&format!("/api/v1/training-jobs/{}", path_part(&id))).await?;
+            let job: Job = context.client.delete_for(&format!("/api/v1/training-jobs/{}", job_id(&id)?)).await?;
             print(context.output, &job, show)?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-/// Watches a job until it ends, with a bar while a person looks on.
-pub(crate) async fn follow(context: &Context, id: Uuid) -> Result<Job> {
+/// Watches a job until it ends, with a bar while a person looks on; `None` when Ctrl-C ends the watching, not the job.
+pub(crate) async fn follow(context: &Context, id: Uuid) -> Result<Option<Job>> {
+    tokio::select! {
+        job = watch(context, id) => job.map(Some),
+        pressed = tokio::signal::ctrl_c() => {
+            pressed.context("cannot listen for Ctrl-C")?;
+            note(&format!("job {id} goes on: wattle jobs follow {id}, or wattle jobs cancel {id}"));
+            Ok(None)
+        }
+    }
+}
+
+/// How a command ends that Ctrl-C ended, as shells have it: 128 and the number of the signal.
+pub(crate) fn interrupted() -> ExitCode {
+    ExitCode::from(130)
+}
+
+fn job_id(text: &str) -> Result<Uuid> {
+    text.parse().map_err(|_| anyhow!("{text} is not a job's id: `wattle jobs list` lists them"))
+}
+
+async fn watch(context: &Context, id: Uuid) -> Result<Job> {
     let bar = if progress_is_watched() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len}  {wide_msg}")?);
+    bar.set_style(ProgressStyle::with_template(BAR)?);
     bar.set_prefix("queued");
     let mut last: Option<Job> = None;
     context
@@ -84,26 +105,49 @@ pub(crate) async fn follow(context: &Context, id: Uuid) -> Result<Job> {
 }
 
 fn draw(bar: &ProgressBar, progress: &Value) {
-    let number = |key: &str| progress.get(key).and_then(Value::as_f64);
     bar.set_prefix(progress.get("stage").and_then(Value::as_str).unwrap_or_default().to_owned());
     bar.update(|state| {
         state.set_len(progress.get("of").and_then(Value::as_u64).unwrap_or(0));
         state.set_pos(progress.get("iteration").and_then(Value::as_u64).unwrap_or(0));
     });
-    let mut parts = Vec::new();
-    if let Some(loss) = number("loss") {
-        parts.push(format!("loss {}", significant(loss)));
+    bar.set_message(message(&parts(progress)));
+}
+
+/// As many of the parts as stand beside the bar in one line.
+fn message(parts: &[String]) -> String {
+    let mut message = String::new();
+    for part in parts {
+        let gap = if message.is_empty() { "" } else { "  " };
+        if BAR_COLUMNS + message.chars().count() + gap.len() + part.chars().count() <= COLUMNS {
+            message = format!("{message}{gap}{part}");
+        }
     }
-    if let Some(loss) = number("validation_loss") {
-        parts.push(format!("held-out loss {}", significant(loss)));
+    message
+}
+
+/// What is known of a job's progress, the most important first.
+fn parts(progress: &Value) -> Vec<String> {
+    let number = |key: &str| progress.get(key).and_then(Value::as_f64);
+    let left = number("seconds_left").map(|seconds| match seconds {
+        seconds if seconds <= 99.0 => format!("≤{} s left", seconds.ceil()),
+        seconds if seconds <= 99.0 * 60.0 => format!("≤{} min left", (seconds / 60.0).ceil()),
+        seconds if seconds <= 999.0 * 3600.0 => format!("≤{} h left", (seconds / 3600.0).ceil()),
+        seconds => format!("≤{} d left", figure((seconds / 86_400.0).ceil())),
+    });
+    let loss = number("loss").map(|loss| format!("loss {}", figure(loss)));
+    let held_out = number("validation_loss").map(|loss| format!("held out {}", figure(loss)));
+    let rate = number("rows_per_second").map(|rate| format!("{} rows/s", quantity(rate.round(), "").trim_end()));
+    let done = number("iteration").zip(number("of")).map(|(done, of)| format!("{done} of {of}"));
+    [left, loss, held_out, rate, done].into_iter().flatten().collect()
+}
+
+/// A number with three significant digits in at most seven characters, or a few more beyond 1e±100.
+fn figure(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        1e-3..1e6 => significant(value),
+        _ => format!("{value:.2e}"),
     }
-    if let Some(rate) = number("rows_per_second") {
-        parts.push(format!("{} rows/s", grouped(rate as u64)));
-    }
-    if let Some(seconds) = number("seconds_left") {
-        parts.push(format!("at most {} s left", seconds.ceil()));
-    }
-    bar.set_message(parts.join("  "));
 }
 
 /// Prints an ended job; one that made no model is a failure.
@@ -135,7 +179,8 @@ fn show(job: &Job) -> String {
     if let Some(progress) = &job.progress
         && !job.state.is_final()
     {
-        rows.push(("progress", progress.to_string()));
+        let stage = progress.get("stage").and_then(Value::as_str).map(str::to_owned);
+        rows.push(("progress", stage.into_iter().chain(parts(progress)).collect::<Vec<_>>().join(", ")));
     }
     if let Some(error) = &job.error {
         rows.push(("error", error.clone()));
@@ -148,4 +193,38 @@ fn show(job: &Job) -> String {
         rows.push(("energy", models::energy_text(energy)));
     }
     pairs(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn progress_is_seen_whole_in_eighty_columns() {
+        let progress = json!({
+            "stage": "fitting", "iteration": 37, "of": 1000, "seconds_left": 3541.2, "rows_per_second": 461_234_567.0,
+            "loss": 0.001_234_5, "validation_loss": 0.001_345_6
+        });
+        let shown = message(&parts(&progress));
+        assert_eq!(shown, "≤60 min left  loss 0.00123  held out 0.00135  461 M rows/s");
+        assert!(BAR_COLUMNS + shown.chars().count() <= COLUMNS, "{shown}");
+    }
+
+    #[test]
+    fn progress_of_any_size_keeps_to_the_line() {
+        let sizes = [0.0, 1e-300, 1.2e-9, 0.099_99, 0.5, 12.3, 999.6, 54_321.0, 999_999.9, 1.5e9, 2.5e12, 1e300];
+        for (index, size) in sizes.into_iter().enumerate() {
+            for other in &sizes[index..] {
+                let progress = json!({
+                    "iteration": 3_999_999_999_u64, "of": 4_000_000_000_u64, "seconds_left": other,
+                    "rows_per_second": size, "loss": other, "validation_loss": size
+                });
+                let shown = message(&parts(&progress));
+                assert!(BAR_COLUMNS + shown.chars().count() <= COLUMNS, "{shown}");
+                assert!(shown.contains("left") && shown.contains("  loss "), "{shown}");
+            }
+        }
+    }
 }

@@ -266,7 +266,11 @@ fn sum(usage: &[UsageLine], activity: &str) -> Option<Energy> {
 }
 
 fn next_steps(url: &str, id: Option<u32>, folder: &Path) -> String {
-    let stop = id.map_or_else(String::new, |id| format!("    kill {id} && rm -r {}\n", folder.display()));
+    // The server still writes into its folder while it closes.
+    let stop = |id: u32| {
+        format!("    kill {id}; while kill -0 {id} 2>/dev/null; do sleep 0.1; done; rm -r {}\n", folder.display())
+    };
+    let stop = id.map_or_else(String::new, stop);
     format!(
         "  The server goes on at {url}. Try next:\n\n    export WATTLE_URL={url}\n    wattle ps\n    curl -d '{{\"x\": [1.0, 2.5]}}' {url}/predict\n    wattle models show cancer\n    wattle usage --by deployment\n\n  Stop it with\n\n{stop}"
     )

@@ -1,4 +1,5 @@
 use anyhow::Result;
+use chrono::SecondsFormat;
 use reqwest::Method;
 use serde_json::json;
 use wattle_meter::UsageLine;
@@ -16,8 +17,7 @@ pub(crate) async fn run(context: &Context, flags: UsageFlags) -> Result<()> {
         query.push(("by", by.clone()));
     }
     if let Some(since) = &flags.since {
-        let is_day = since.len() == "2026-01-31".len();
-        query.push(("since", if is_day { format!("{since}T00:00:00Z") } else { since.clone() }));
+        query.push(("since", since.to_rfc3339_opts(SecondsFormat::AutoSi, true)));
     }
     let request = context.client.request(Method::GET, "/api/v1/usage").query(&query);
     let lines: Vec<UsageLine> = context.client.answer(request).await?;

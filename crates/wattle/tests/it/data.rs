@@ -57,6 +57,7 @@ fn a_name_that_is_taken_is_kept_unless_it_is_to_be_replaced() {
     assert_eq!(server.json(&["data", "add", "table", &example("line.csv")])["digest"], first["digest"]);
     let refusal = server.fails(&["data", "add", "table", &example("diabetes.csv")]);
     assert!(refusal.contains("is taken by other data (line.csv, 200 rows)"), "{refusal}");
+    assert!(refusal.contains("--replace"), "{refusal}");
     assert_eq!(server.json(&["data", "show", "table"]), first);
     let second = server.json(&["data", "add", "table", &example("diabetes.csv"), "--replace"]);
     assert_eq!((&second["rows"], server.json(&["data", "show", "table"])), (&json!(442), second.clone()));

@@ -1,6 +1,7 @@
 //! `wattle jobs`, and the events of a job over HTTP.
 
 use std::{
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     process,
     slow::start_endless_job,
-    support::{Server, example, file, send, wait_for},
+    support::{Server, command, example, file, send, wait_for},
 };
 
 #[test]
@@ -45,6 +46,46 @@ fn a_job_goes_on_when_its_client_leaves_and_ends_when_it_is_cancelled() {
     assert!(server.fails(&["jobs", "follow", &id]).contains("cancelled"));
     assert_eq!(server.json(&["models", "list"]), json!([]));
     assert_eq!(server.json(&["jobs", "list"])[0]["state"], "cancelled");
+}
+
+#[test]
+fn ctrl_c_ends_the_watching_and_says_that_the_job_goes_on() {
+    let server = Server::start();
+    let id = start_endless_job(&server);
+    wait_for("progress", || server.json(&["jobs", "show", &id])["progress"]["loss"].as_f64());
+    let shown = server.wattle(&["jobs", "show", &id]);
+    let progress = shown.lines().find_map(|line| line.strip_prefix("progress")).unwrap();
+    for part in ["fitting", "loss ", " rows/s", " left", " of 4000000000"] {
+        assert!(progress.contains(part) && !progress.contains('{'), "no {part:?} in {progress}");
+    }
+    let follower = command()
+        .env("WATTLE_URL", &server.url)
+        .args(["jobs", "follow", &id])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the follower", || process::catches_interrupt(follower.id()).then_some(()));
+    let follower_id = rustix::process::Pid::from_raw(i32::try_from(follower.id()).unwrap()).unwrap();
+    rustix::process::kill_process(follower_id, rustix::process::Signal::INT).unwrap();
+    let ended = follower.wait_with_output().unwrap();
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{told}");
+    assert_eq!(told.trim(), format!("job {id} goes on: wattle jobs follow {id}, or wattle jobs cancel {id}"));
+    assert_eq!(server.json(&["jobs", "show", &id])["state"], "running");
+}
+
+#[test]
+fn a_wrong_id_is_told_alike_everywhere() {
+    let server = Server::start();
+    let words = "nope is not a job's id: `wattle jobs list` lists them";
+    for command in ["show", "follow", "cancel"] {
+        assert_eq!(server.fails(&["jobs", command, "nope"]).trim(), format!("error: {words}"));
+    }
+    for path in ["nope", "nope/events"] {
+        let answer = send(|client| client.get(format!("{}/api/v1/training-jobs/{path}", server.url)));
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (400, Some(words)));
+    }
 }
 
 #[test]

@@ -40,6 +40,14 @@ pub(crate) fn niceness(id: u32) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(16)?.parse().ok()
 }
 
+/// Whether a process does something of its own on Ctrl-C.
+pub(crate) fn catches_interrupt(id: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    // The lowest bit is signal 1; SIGINT is 2.
+    caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 0b10 != 0)
+}
+
 /// The threads of a process: each one's name, state and where in the kernel it waits.
 pub(crate) fn threads(id: u32) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();

@@ -128,6 +128,17 @@ fn slips_are_told_before_anything_is_queued() {
     );
     let told = server.fails(&["train", &job]);
     assert!(told.contains("did you mean \"learning-rate\"?"), "{told}");
+    // A slip in a key is told first: it may be why another is absent.
+    let job = |text: &str| server.fails(&["train", &file(&folder, "job.toml", text)]);
+    let told = job("algoritm = \"linear-regression\"\ndata = \"penguins\"\ntarget = \"year\"\n");
+    assert!(told.contains("unknown key \"algoritm\": did you mean \"algorithm\"?"), "{told}");
+    let right = "algorithm = \"linear-regression\"\ndata = \"penguins\"\ntarget = \"year\"\n";
+    let told = job(&format!("{right}seed = \"one\"\n"));
+    assert!(told.contains("seed must be a whole number, as in seed = 1"), "{told}");
+    let told = job(&format!("{right}iterations = -1\n"));
+    assert!(told.contains("iterations must be a whole number that is not negative, as in"), "{told}");
+    let told = job(&format!("{right}l2 = nan\n"));
+    assert!(told.contains("finite"), "{told}");
     let job = file(&folder, "broken.toml", "algorithm = ");
     let told = server.fails(&["train", &job]);
     assert!(told.contains("broken.toml is not a job file"), "{told}");

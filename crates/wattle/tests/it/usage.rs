@@ -79,6 +79,9 @@ fn the_ledger_holds_exactly_what_was_served() {
         assert_eq!(days.iter().map(|line| line["requests"].as_u64().unwrap()).sum::<u64>(), total.requests);
         assert_eq!(days.iter().map(|line| line["rows"].as_u64().unwrap()).sum::<u64>(), total.rows);
         assert_eq!(server.json(&["usage", "--since", "2100-01-01T00:00:00Z"]), json!([]));
+        assert_eq!(server.json(&["usage", "--since", "2100-01-01"]), json!([]));
+        let told = server.fails(&["usage", "--since", "yesterday"]);
+        assert!(told.contains("2026-01-31, or") && told.contains("2026-01-31T12:00:00Z"), "{told}");
         let since = server.json(&["usage", "--since", "2020-01-01T00:00:00Z"]);
         assert_eq!(line(&since, None, "predict")["requests"].as_u64(), Some(total.requests));
     };
