@@ -4,6 +4,7 @@
 
 mod digest;
 mod energy;
+mod grouped;
 mod name;
 mod nearest;
 mod reference;
@@ -13,6 +14,7 @@ mod usage;
 
 pub use digest::Digest;
 pub use energy::{Energy, Label};
+pub use grouped::grouped;
 pub use name::Name;
 pub use nearest::nearest;
 pub use reference::{ModelReference, ModelVersionId, Selector};

@@ -33,7 +33,7 @@ use crate::{
 /// How often a job's progress is kept in the catalogue, for those who ask after a crash; watchers see all of it.
 const PROGRESS_KEPT_EVERY: Duration = Duration::from_secs(2);
 /// How often the end of a job is tried to be kept, where the catalogue cannot be written.
-const END_TRIED_EVERY: Duration = Duration::from_secs(5);
+const END_TRIED_EVERY: Duration = Duration::from_secs(2);
 /// How much of the child's last words is kept for an error.
 const STDERR_KEPT_BYTES: u64 = 64 << 10;
 
@@ -262,7 +262,7 @@ impl Inner {
         };
         let ended = match ended {
             Ok(job) => job,
-            Err(error) => self.end_at_last(&order.job, error, &account, &mut stop).await,
+            Err(error) => self.end_at_last(&order.job, error, &account).await,
         };
         tracing::info!(%id, state = %ended.state, "training job ended");
         self.publish(ended);
@@ -271,23 +271,20 @@ impl Inner {
 
     /// Ends a job whose end the catalogue did not take, as on a full disk: watchers are told at once, and writing is tried
     /// until it succeeds or the server ends; then the next start marks the job as interrupted.
-    async fn end_at_last(
-        &self,
-        job: &Job,
-        mut error: Error,
-        account: &Account,
-        stop: &mut watch::Receiver<Option<JobState>>,
-    ) -> Job {
+    async fn end_at_last(&self, job: &Job, mut error: Error, account: &Account) -> Job {
         loop {
+            // The write may have succeeded and only its answer have failed.
+            if let Ok(kept) = self.store.job(job.id).await
+                && kept.state.is_final()
+            {
+                return kept;
+            }
             let failed = Job { state: JobState::Failed, error: Some(error.to_string()), ..job.clone() };
             self.publish(failed.clone());
-            let server_ends = async {
-                let ended = stop.wait_for(|state| *state == Some(JobState::Interrupted)).await;
-                drop(ended);
-            };
-            if tokio::time::timeout(END_TRIED_EVERY, server_ends).await.is_ok() {
+            if self.places.is_closed() {
                 return failed;
             }
+            tokio::time::sleep(END_TRIED_EVERY).await;
             match self.end(job.id, JobState::Failed, failed.error.clone(), account).await {
                 Ok(job) => return job,
                 Err(again) => error = again,

@@ -119,19 +119,6 @@ pub(crate) fn significant(value: f64) -> String {
     format!("{value:.*}", decimals.min(12))
 }
 
-/// A whole number with spaces between thousands.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,7 +130,6 @@ mod tests {
         assert_eq!(quantity(5.4321e9, "J"), "5.43 GJ");
         assert_eq!(quantity(0.0, "J"), "0 J");
         assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(grouped(1_234_567), "1 234 567");
         assert_eq!(significant(0.012_34), "0.0123");
     }
 }

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use wattle_core::{ColumnKind, nearest};
+use wattle_core::{ColumnKind, grouped, nearest};
 
 use super::{MAX_COLUMNS, MAX_NAME_BYTES, Overrides, shown};
 use crate::{Error, Result};
@@ -187,17 +187,4 @@ impl Seen {
             shown(&format!("{name}=category")),
         ))
     }
-}
-
-/// A whole number with spaces between thousands.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -4,14 +4,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use wattle_api::service::AddedDataset;
-use wattle_core::{ColumnKind, Name};
+use wattle_core::{ColumnKind, Name, grouped};
 use wattle_store::{Dataset, table::Overrides};
 
 use super::Context;
 use crate::{
     client::{Refusal, Upload},
     flags::{DataCommand, ReadingFlags},
-    output::{bytes, confirm, grouped, note, pairs, print, significant, table},
+    output::{bytes, confirm, note, pairs, print, significant, table},
 };
 
 pub(crate) async fn run(context: &Context, command: DataCommand) -> Result<()> {

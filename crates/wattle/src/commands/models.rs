@@ -4,14 +4,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use reqwest::{Method, header, multipart};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
-use wattle_core::{Energy, ModelReference, Name, Selector, TensorSpec};
+use wattle_core::{Energy, ModelReference, Name, Selector, TensorSpec, grouped};
 use wattle_store::{AliasChange, Manifest, Model, ModelVersion};
 
 use super::Context;
 use crate::{
     client::Upload,
     flags::{ModelsCommand, OutputFormat},
-    output::{bytes, confirm, grouped, note, pairs, print, print_line, quantity, significant, table},
+    output::{bytes, confirm, note, pairs, print, print_line, quantity, significant, table},
 };
 
 pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()> {

@@ -14,7 +14,7 @@ use tokio::{
     process::{Child, Command},
 };
 use wattle_api::service::ServerInfo;
-use wattle_core::{Energy, Name};
+use wattle_core::{Energy, Name, grouped};
 use wattle_deploy::DeploymentRequest;
 use wattle_meter::UsageLine;
 use wattle_store::{Dataset, Deployment, Job, JobState, ModelVersion};
@@ -23,7 +23,7 @@ use super::{Context, data, models, predict};
 use crate::{
     client::Client,
     flags::{OutputFormat, QuickstartFlags},
-    output::{grouped, print_line, quantity},
+    output::{print_line, quantity},
 };
 
 /// The tables come with the binary, so that the quick start works wherever it is.

@@ -2,13 +2,14 @@ use anyhow::Result;
 use chrono::SecondsFormat;
 use reqwest::Method;
 use serde_json::json;
+use wattle_core::grouped;
 use wattle_meter::UsageLine;
 use wattle_store::Collected;
 
 use super::Context;
 use crate::{
     flags::UsageFlags,
-    output::{bytes, grouped, print, quantity, table},
+    output::{bytes, print, quantity, table},
 };
 
 pub(crate) async fn run(context: &Context, flags: UsageFlags) -> Result<()> {
