@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Name, ParseError};
 
 /// One immutable version of a model, `line:3`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ModelVersionId {
     /// The model.
     pub model: Name,

@@ -54,6 +54,11 @@ impl Admission {
         Ok(Turn { _turn: turn })
     }
 
+    /// Whether newcomers are refused since the server is going away.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.places.is_closed()
+    }
+
     /// Refuses newcomers from now on; who has a place keeps it.
     pub(crate) fn close(&self) {
         self.places.close();

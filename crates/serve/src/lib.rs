@@ -4,6 +4,7 @@
 
 mod admit;
 mod error;
+pub mod metrics;
 mod replica;
 mod server;
 

@@ -14,7 +14,10 @@ use wattle_core::{ModelVersionId, Name, Signature};
 use wattle_engine::onnx::OnnxModel;
 use wattle_store::Deployment;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    metrics::{Observation, Protocol, RevisionMetrics},
+};
 
 /// How long a failed load is answered from memory, so that many callers do not make a storm of loads.
 const FAILURE_KEPT: Duration = Duration::from_secs(5);
@@ -36,6 +39,7 @@ pub(crate) struct Served {
     /// The places that this deployment may take of all that there are.
     pub(crate) places: Arc<Semaphore>,
     pub(crate) counters: Counters,
+    pub(crate) metrics: Arc<RevisionMetrics>,
 }
 
 enum State {
@@ -58,7 +62,13 @@ pub(crate) struct Counters {
 impl Replica {
     /// A replica that loads its model from `path` when it is first called. A path that could not be found is told to
     /// whoever calls.
-    pub(crate) fn new(deployment: Deployment, signature: Signature, path: Result<PathBuf>, places: usize) -> Replica {
+    pub(crate) fn new(
+        deployment: Deployment,
+        signature: Signature,
+        path: Result<PathBuf>,
+        places: usize,
+        metrics: Arc<RevisionMetrics>,
+    ) -> Replica {
         let served = Served {
             signature,
             path,
@@ -66,6 +76,7 @@ impl Replica {
             turn: Arc::new(Semaphore::new(1)),
             places: Arc::new(Semaphore::new(places)),
             counters: Counters::default(),
+            metrics,
         };
         Replica { deployment, served: Arc::new(served) }
     }
@@ -73,6 +84,11 @@ impl Replica {
     /// The same replica under a record that names the same version.
     pub(crate) fn under(&self, deployment: Deployment) -> Replica {
         Replica { deployment, served: Arc::clone(&self.served) }
+    }
+
+    /// Begins to observe a call of this replica.
+    pub fn observe(&self, protocol: Protocol) -> Observation {
+        self.served.metrics.observe(protocol)
     }
 
     /// The record that it serves.
@@ -161,6 +177,7 @@ impl Served {
             Ok(path) => OnnxModel::load(path).map(Arc::new).map_err(|error| told(error.to_string())),
             Err(error) => Err(error.clone()),
         };
+        self.metrics.loaded(started.elapsed(), result.is_ok());
         let elapsed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.counters.load_micros.store(elapsed, Relaxed);
         *self.lock() = match &result {

@@ -16,6 +16,7 @@ use wattle_store::{Deployment, Store};
 use crate::{
     Error, Result,
     admit::{Admission, Place},
+    metrics::{Metrics, Phases, Refusal, Revision},
     replica::Replica,
 };
 
@@ -37,6 +38,8 @@ pub struct Prediction {
     pub outputs: Vec<Tensor>,
     /// Processor time and energy.
     pub usage: Usage,
+    /// How long it waited and computed; who reads requests and writes answers adds how long that took.
+    pub phases: Phases,
 }
 
 /// A deployment and how it fares in this process.
@@ -71,6 +74,7 @@ pub struct Server {
 struct Inner {
     store: Store,
     meter: Meter,
+    metrics: Arc<Metrics>,
     admission: Admission,
     places_a_deployment: usize,
     replicas: RwLock<BTreeMap<Name, Arc<Replica>>>,
@@ -100,6 +104,7 @@ impl Server {
             inner: Arc::new(Inner {
                 store,
                 meter,
+                metrics: Arc::default(),
                 admission: Admission::new(options.max_computing, options.max_waiting),
                 // The others always find a quarter, however slow one is.
                 places_a_deployment: places - places / 4,
@@ -128,6 +133,9 @@ impl Server {
             };
             replicas.insert(name, Arc::new(replica));
         }
+        self.inner.metrics.retain(|revision| {
+            replicas.get(&revision.deployment).is_some_and(|replica| replica.model_version() == revision.model)
+        });
         *self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner) = replicas;
         Ok(())
     }
@@ -147,7 +155,8 @@ impl Server {
             Ok((signature, path)) => (signature, path.map_err(told)),
             Err(error) => (Signature { inputs: Vec::new(), outputs: Vec::new() }, Err(told(error))),
         };
-        Replica::new(deployment, signature, path, self.inner.places_a_deployment)
+        let metrics = self.inner.metrics.revision(Revision { deployment: deployment.name.clone(), model: id });
+        Replica::new(deployment, signature, path, self.inner.places_a_deployment, metrics)
     }
 
     /// The deployment of this name, or, without a name, the default or only one.
@@ -182,14 +191,26 @@ impl Server {
         replicas.values().map(|replica| replica.status()).collect()
     }
 
+    /// What all revisions count.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
+    }
+
     /// Gives a call its place, or says at once that there is none.
     pub fn admit(&self, replica: Arc<Replica>) -> Result<Call> {
         replica.check_path()?;
-        let share = Arc::clone(&replica.served().places).try_acquire_owned().map_err(|_| Error::Busy {
-            reason: format!("deployment {} has as many calls waiting as one may", replica.name()),
-            retry_after_seconds: 1,
+        let metrics = &replica.served().metrics;
+        let share = Arc::clone(&replica.served().places).try_acquire_owned().map_err(|_| {
+            metrics.refused(Refusal::Share);
+            Error::Busy {
+                reason: format!("deployment {} has as many calls waiting as one may", replica.name()),
+                retry_after_seconds: 1,
+            }
         })?;
-        Ok(Call { replica, place: self.inner.admission.enter()?, _share: share })
+        let place = self.inner.admission.enter().inspect_err(|_| {
+            metrics.refused(if self.inner.admission.is_closed() { Refusal::Closing } else { Refusal::Full });
+        })?;
+        Ok(Call { replica, place, _share: share })
     }
 
     /// Computes the model's outputs for these inputs.
@@ -203,15 +224,21 @@ impl Server {
                 tensor.check(spec).map_err(|error| Error::Invalid(error.to_string()))?;
             }
         }
+        let begun = Instant::now();
+        let queued = replica.served().metrics.queued.hold();
         let model = replica.model().await?;
         // Its own model's turn comes first: who waits for a slow model holds none of the processors that others need.
         let own_turn = Arc::clone(&replica.served().turn).acquire_owned().await;
         let own_turn = own_turn.map_err(|error| Error::Internal(error.to_string()))?;
         let turn = self.inner.admission.turn().await?;
+        drop(queued);
         let meter = self.inner.meter.clone();
         let compute = move || {
             let _held = (call.place, call._share, own_turn, turn);
-            compute(&replica, &model, &inputs, &meter)
+            let queue = begun.elapsed();
+            let mut prediction = compute(&replica, &model, &inputs, &meter)?;
+            prediction.phases.queue = queue;
+            Ok(prediction)
         };
         tokio::task::spawn_blocking(compute).await.map_err(|error| Error::Internal(error.to_string()))?
     }
@@ -234,6 +261,7 @@ fn compute(replica: &Replica, model: &OnnxModel, inputs: &[Tensor], meter: &Mete
     let result = model.run(inputs);
     let cpu_seconds = (thread_cpu_seconds() - cpu_before).max(0.0);
     let elapsed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let phases = Phases { compute: started.elapsed(), ..Phases::default() };
     counters.in_flight.fetch_sub(1, Relaxed);
     counters.compute_micros.fetch_add(elapsed, Relaxed);
     counters.requests.fetch_add(1, Relaxed);
@@ -251,12 +279,14 @@ fn compute(replica: &Replica, model: &OnnxModel, inputs: &[Tensor], meter: &Mete
         cpu_seconds,
         energy: meter.dynamic_energy(cpu_seconds),
     };
+    replica.served().metrics.spent(&usage);
+    replica.served().metrics.batch(1, inputs.first().map_or(0, Tensor::rows));
     meter.record(usage.clone());
     let outputs = result.map_err(|error| match error {
         wattle_engine::Error::InvalidInput(text) => Error::Invalid(text),
         other => uneven_rows(replica.signature(), inputs).unwrap_or_else(|| Error::Run(other.to_string())),
     })?;
-    Ok(Prediction { model: id, outputs, usage })
+    Ok(Prediction { model: id, outputs, usage, phases })
 }
 
 /// Why a model may have failed: inputs that take any number of rows got different ones. It is asked only afterwards,

@@ -1,0 +1,310 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use wattle_core::{Label, Usage};
+
+use super::{
+    Eviction, Gauge, Protocol, Refusal,
+    codes::Codes,
+    histogram::{COUNTS, Histogram, SECONDS},
+};
+
+/// Where the time of an answered call went, in the order in which it passed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Reading the body and making tensors of it.
+    pub read: Duration,
+    /// Waiting for its batch, for its model to be loaded and for a processor.
+    pub queue: Duration,
+    /// Putting the batch's tensors together.
+    pub batch: Duration,
+    /// In the engine.
+    pub compute: Duration,
+    /// Taking the outputs apart and writing the answer.
+    pub reply: Duration,
+}
+
+impl Phases {
+    /// Their names, in order.
+    pub const NAMES: [&'static str; 5] = ["read", "queue", "batch", "compute", "reply"];
+
+    /// Their lengths, in the order of [`Phases::NAMES`].
+    pub fn lengths(&self) -> [Duration; 5] {
+        [self.read, self.queue, self.batch, self.compute, self.reply]
+    }
+}
+
+/// What one revision of a deployment counts.
+#[derive(Debug)]
+pub struct RevisionMetrics {
+    /// Calls that wait for a batch or for their model's turn.
+    pub queued: Gauge,
+    /// Calls that have begun and are not answered.
+    pub in_flight: Gauge,
+    /// What its model takes in memory, in bytes; zero while it is not there.
+    pub resident_bytes: Gauge,
+    codes: [Codes; 4],
+    durations: [Histogram; 4],
+    phases: [Histogram; 5],
+    batch_rows: Histogram,
+    batch_requests: Histogram,
+    load_seconds: Histogram,
+    loads_failed: AtomicU64,
+    evictions: [AtomicU64; 4],
+    refusals: [AtomicU64; 4],
+    expired: AtomicU64,
+    cancelled: AtomicU64,
+    cpu_nanos: AtomicU64,
+    nanojoules_measured: AtomicU64,
+    nanojoules_estimated: AtomicU64,
+}
+
+/// A call that is being observed, from the moment its deployment is known. One that is dropped before its end was told
+/// belongs to a caller who left.
+#[derive(Debug)]
+pub struct Observation {
+    metrics: Arc<RevisionMetrics>,
+    protocol: Protocol,
+    started: Instant,
+    ended: bool,
+}
+
+impl RevisionMetrics {
+    pub(super) fn new() -> RevisionMetrics {
+        let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
+        let times = |_| Histogram::new(&SECONDS);
+        RevisionMetrics {
+            queued: Gauge::default(),
+            in_flight: Gauge::default(),
+            resident_bytes: Gauge::default(),
+            codes: std::array::from_fn(|_| Codes::new()),
+            durations: std::array::from_fn(times),
+            phases: std::array::from_fn(times),
+            batch_rows: Histogram::new(&COUNTS),
+            batch_requests: Histogram::new(&COUNTS),
+            load_seconds: Histogram::new(&SECONDS),
+            loads_failed: AtomicU64::new(0),
+            evictions: zeros(),
+            refusals: zeros(),
+            expired: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            cpu_nanos: AtomicU64::new(0),
+            nanojoules_measured: AtomicU64::new(0),
+            nanojoules_estimated: AtomicU64::new(0),
+        }
+    }
+
+    /// Begins to observe a call. Every adapter does so as soon as it knows the deployment, before it reads the body.
+    pub fn observe(self: &Arc<Self>, protocol: Protocol) -> Observation {
+        self.in_flight.add(1);
+        Observation { metrics: Arc::clone(self), protocol, started: Instant::now(), ended: false }
+    }
+
+    /// Counts a call that got no place.
+    pub fn refused(&self, reason: Refusal) {
+        self.refusals[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a call whose deadline passed before it was computed.
+    pub fn expired(&self) {
+        self.expired.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a batch that was computed.
+    pub fn batch(&self, requests: usize, rows: usize) {
+        self.batch_requests.add(requests as u64);
+        self.batch_rows.add(rows as u64);
+    }
+
+    /// Counts an attempt to load the model, which took so long.
+    pub fn loaded(&self, time: Duration, succeeded: bool) {
+        match succeeded {
+            true => self.load_seconds.add_time(time),
+            false => {
+                self.loads_failed.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Counts a model's leaving memory.
+    pub fn evicted(&self, reason: Eviction) {
+        self.evictions[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Adds what was spent for this revision: on its calls, also on those that failed.
+    pub fn spent(&self, usage: &Usage) {
+        let nanos = |amount: f64| (amount.max(0.0) * 1e9).round() as u64;
+        self.cpu_nanos.fetch_add(nanos(usage.cpu_seconds), Relaxed);
+        self.nanojoules_of(usage.energy.label).fetch_add(nanos(usage.energy.joules), Relaxed);
+    }
+
+    /// How often calls by a protocol ended with each of its codes; 65535 stands for all further ones.
+    pub fn requests(&self, protocol: Protocol) -> Vec<(u16, u64)> {
+        self.codes[protocol as usize].counts()
+    }
+
+    /// How long answered calls by a protocol took as a whole.
+    pub fn durations(&self, protocol: Protocol) -> &Histogram {
+        &self.durations[protocol as usize]
+    }
+
+    /// How long each phase of answered calls took.
+    pub fn phases(&self) -> impl Iterator<Item = (&'static str, &Histogram)> {
+        Phases::NAMES.into_iter().zip(&self.phases)
+    }
+
+    /// How many rows the batches had.
+    pub fn batch_rows(&self) -> &Histogram {
+        &self.batch_rows
+    }
+
+    /// How many calls the batches had.
+    pub fn batch_requests(&self) -> &Histogram {
+        &self.batch_requests
+    }
+
+    /// How long loads took that succeeded.
+    pub fn load_seconds(&self) -> &Histogram {
+        &self.load_seconds
+    }
+
+    /// How many loads failed.
+    pub fn loads_failed(&self) -> u64 {
+        self.loads_failed.load(Relaxed)
+    }
+
+    /// How often the model left memory for this reason.
+    pub fn evictions(&self, reason: Eviction) -> u64 {
+        self.evictions[reason as usize].load(Relaxed)
+    }
+
+    /// How many calls got no place for this reason.
+    pub fn refusals(&self, reason: Refusal) -> u64 {
+        self.refusals[reason as usize].load(Relaxed)
+    }
+
+    /// How many calls were given up since their deadline had passed.
+    pub fn calls_expired(&self) -> u64 {
+        self.expired.load(Relaxed)
+    }
+
+    /// How many callers left before their answer was there.
+    pub fn calls_cancelled(&self) -> u64 {
+        self.cancelled.load(Relaxed)
+    }
+
+    /// Processor time spent on calls, in seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.cpu_nanos.load(Relaxed) as f64 / 1e9
+    }
+
+    /// Energy spent on calls, in joules, as far as it was known in this way.
+    pub fn joules(&self, label: Label) -> f64 {
+        self.nanojoules_of(label).load(Relaxed) as f64 / 1e9
+    }
+
+    fn nanojoules_of(&self, label: Label) -> &AtomicU64 {
+        match label {
+            Label::Measured => &self.nanojoules_measured,
+            Label::Estimated => &self.nanojoules_estimated,
+        }
+    }
+}
+
+impl Observation {
+    /// When the call began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The call is answered, with this code of its protocol. Latencies are of calls that were computed, which come with
+    /// their phases: one that was refused at once says nothing of how long an answer takes.
+    pub fn end(mut self, code: u16, phases: Option<&Phases>) {
+        self.ended = true;
+        self.metrics.codes[self.protocol as usize].count(code);
+        let Some(phases) = phases else { return };
+        self.metrics.durations[self.protocol as usize].add_time(self.started.elapsed());
+        for (histogram, length) in self.metrics.phases.iter().zip(phases.lengths()) {
+            histogram.add_time(length);
+        }
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        self.metrics.in_flight.add(-1);
+        if !self.ended {
+            self.metrics.cancelled.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use wattle_core::{Activity, Energy};
+
+    use super::*;
+
+    fn metrics() -> Arc<RevisionMetrics> {
+        Arc::new(RevisionMetrics::new())
+    }
+
+    #[test]
+    fn an_answered_call_counts_once_everywhere() {
+        let metrics = metrics();
+        let observation = metrics.observe(Protocol::V2);
+        assert_eq!(metrics.in_flight.get(), 1);
+        let phases = Phases { compute: Duration::from_millis(3), ..Phases::default() };
+        observation.end(200, Some(&phases));
+        assert_eq!((metrics.in_flight.get(), metrics.calls_cancelled()), (0, 0));
+        assert_eq!(metrics.requests(Protocol::V2), [(200, 1)]);
+        assert!(metrics.requests(Protocol::Grpc).is_empty());
+        assert_eq!(metrics.durations(Protocol::V2).distribution().unwrap().count, 1);
+        for (name, histogram) in metrics.phases() {
+            let told = histogram.distribution().unwrap();
+            assert_eq!((told.count, told.sum), (1, if name == "compute" { 0.003 } else { 0.0 }));
+        }
+    }
+
+    #[test]
+    fn a_refused_call_has_no_latency_and_a_dropped_one_no_code() {
+        let metrics = metrics();
+        metrics.observe(Protocol::Predict).end(503, None);
+        drop(metrics.observe(Protocol::Predict));
+        assert_eq!(metrics.requests(Protocol::Predict), [(503, 1)]);
+        assert_eq!(metrics.durations(Protocol::Predict).distribution(), None);
+        assert_eq!((metrics.in_flight.get(), metrics.calls_cancelled()), (0, 1));
+    }
+
+    #[test]
+    fn reasons_and_labels_are_kept_apart() {
+        let metrics = metrics();
+        for (index, reason) in Refusal::ALL.into_iter().enumerate() {
+            (0..=index).for_each(|_| metrics.refused(reason));
+        }
+        assert_eq!(Refusal::ALL.map(|reason| metrics.refusals(reason)), [1, 2, 3, 4]);
+        metrics.evicted(Eviction::Idle);
+        assert_eq!(Eviction::ALL.map(|reason| metrics.evictions(reason)), [0, 1, 0, 0]);
+        let energy = |joules, label| Energy { joules_low: 0.0, joules, joules_high: 1.0, label, source: "test".into() };
+        let usage = |energy| Usage {
+            activity: Activity::Predict,
+            deployment: None,
+            model: None,
+            version: None,
+            requests: 1,
+            rows: 1,
+            cpu_seconds: 0.25,
+            energy,
+        };
+        metrics.spent(&usage(energy(0.5, Label::Measured)));
+        metrics.spent(&usage(energy(0.000_25, Label::Estimated)));
+        assert_eq!((metrics.joules(Label::Measured), metrics.joules(Label::Estimated)), (0.5, 0.000_25));
+        assert_eq!(metrics.cpu_seconds(), 0.5);
+    }
+}
