@@ -17,10 +17,7 @@ pub(super) struct Codes {
 
 impl Codes {
     pub(super) fn new() -> Codes {
-        Codes {
-            slots: std::array::from_fn(|_| (AtomicU32::new(FREE), AtomicU64::new(0))),
-            others: AtomicU64::new(0),
-        }
+        Codes { slots: std::array::from_fn(|_| (AtomicU32::new(FREE), AtomicU64::new(0))), others: AtomicU64::new(0) }
     }
 
     pub(super) fn count(&self, code: u16) {
