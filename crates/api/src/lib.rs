@@ -8,8 +8,9 @@
 mod error;
 pub mod http;
 pub mod import;
+pub mod json;
 pub mod local;
-pub mod predict;
+
 pub mod service;
 
 pub use error::{ApiError, Code, Result};

@@ -18,13 +18,15 @@ pub enum Datatype {
     Int16,
     Int32,
     Int64,
+    Fp16,
+    Bf16,
     Fp32,
     Fp64,
     Bytes,
 }
 
 impl Datatype {
-    const ALL: [Datatype; 12] = [
+    const ALL: [Datatype; 14] = [
         Datatype::Bool,
         Datatype::Uint8,
         Datatype::Uint16,
@@ -34,6 +36,8 @@ impl Datatype {
         Datatype::Int16,
         Datatype::Int32,
         Datatype::Int64,
+        Datatype::Fp16,
+        Datatype::Bf16,
         Datatype::Fp32,
         Datatype::Fp64,
         Datatype::Bytes,
@@ -51,9 +55,22 @@ impl Datatype {
             Datatype::Int16 => "INT16",
             Datatype::Int32 => "INT32",
             Datatype::Int64 => "INT64",
+            Datatype::Fp16 => "FP16",
+            Datatype::Bf16 => "BF16",
             Datatype::Fp32 => "FP32",
             Datatype::Fp64 => "FP64",
             Datatype::Bytes => "BYTES",
+        }
+    }
+
+    /// Bytes of one element; `None` for BYTES, whose elements differ.
+    pub fn size(self) -> Option<usize> {
+        match self {
+            Datatype::Bool | Datatype::Uint8 | Datatype::Int8 => Some(1),
+            Datatype::Uint16 | Datatype::Int16 | Datatype::Fp16 | Datatype::Bf16 => Some(2),
+            Datatype::Uint32 | Datatype::Int32 | Datatype::Fp32 => Some(4),
+            Datatype::Uint64 | Datatype::Int64 | Datatype::Fp64 => Some(8),
+            Datatype::Bytes => None,
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Tensors in, tensors out.
 
-#![forbid(unsafe_code)]
-
+mod data;
 mod error;
+pub mod memory;
 pub mod onnx;
 pub mod tensor;
+mod values;
 
+pub use data::Data;
 pub use error::{Error, Result};
 pub use tensor::Tensor;
+pub use values::{Number, Values};

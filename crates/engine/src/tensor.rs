@@ -1,88 +1,8 @@
 //! Dense tensors in row-major order, as they enter and leave an engine.
 
-use wattle_core::{Datatype, TensorSpec};
+use wattle_core::TensorSpec;
 
-use crate::{Error, Result};
-
-/// The elements of a tensor, row-major.
-#[allow(missing_docs, reason = "the variants are the datatypes")]
-#[derive(Debug, Clone, PartialEq)]
-pub enum Data {
-    Bool(Vec<bool>),
-    Uint8(Vec<u8>),
-    Uint16(Vec<u16>),
-    Uint32(Vec<u32>),
-    Uint64(Vec<u64>),
-    Int8(Vec<i8>),
-    Int16(Vec<i16>),
-    Int32(Vec<i32>),
-    Int64(Vec<i64>),
-    Fp32(Vec<f32>),
-    Fp64(Vec<f64>),
-    /// Texts; the protocol calls them BYTES, ONNX Runtime wants UTF-8 without NUL.
-    Bytes(Vec<String>),
-}
-
-/// Runs one expression over the vector inside a [`Data`], whatever its type.
-#[macro_export]
-macro_rules! with_data {
-    ($data:expr, $values:ident => $result:expr) => {
-        match $data {
-            $crate::tensor::Data::Bool($values) => $result,
-            $crate::tensor::Data::Uint8($values) => $result,
-            $crate::tensor::Data::Uint16($values) => $result,
-            $crate::tensor::Data::Uint32($values) => $result,
-            $crate::tensor::Data::Uint64($values) => $result,
-            $crate::tensor::Data::Int8($values) => $result,
-            $crate::tensor::Data::Int16($values) => $result,
-            $crate::tensor::Data::Int32($values) => $result,
-            $crate::tensor::Data::Int64($values) => $result,
-            $crate::tensor::Data::Fp32($values) => $result,
-            $crate::tensor::Data::Fp64($values) => $result,
-            $crate::tensor::Data::Bytes($values) => $result,
-        }
-    };
-}
-
-impl Data {
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        with_data!(self, values => values.len())
-    }
-
-    /// Whether there is no element.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The type of the elements.
-    pub fn datatype(&self) -> Datatype {
-        match self {
-            Data::Bool(_) => Datatype::Bool,
-            Data::Uint8(_) => Datatype::Uint8,
-            Data::Uint16(_) => Datatype::Uint16,
-            Data::Uint32(_) => Datatype::Uint32,
-            Data::Uint64(_) => Datatype::Uint64,
-            Data::Int8(_) => Datatype::Int8,
-            Data::Int16(_) => Datatype::Int16,
-            Data::Int32(_) => Datatype::Int32,
-            Data::Int64(_) => Datatype::Int64,
-            Data::Fp32(_) => Datatype::Fp32,
-            Data::Fp64(_) => Datatype::Fp64,
-            Data::Bytes(_) => Datatype::Bytes,
-        }
-    }
-
-    /// The position of the first element that stands for a missing value: NaN, or an empty text.
-    fn first_missing(&self) -> Option<usize> {
-        match self {
-            Data::Fp32(values) => values.iter().position(|value| value.is_nan()),
-            Data::Fp64(values) => values.iter().position(|value| value.is_nan()),
-            Data::Bytes(values) => values.iter().position(String::is_empty),
-            _ => None,
-        }
-    }
-}
+use crate::{Data, Error, Result};
 
 /// A named tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +33,37 @@ impl Tensor {
     /// The first dimension; 1 for a scalar.
     pub fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// Whether both can be parts of one batch: the same type, and the same dimensions but for the first.
+    pub fn mixes_with(&self, other: &Tensor) -> bool {
+        self.data.datatype() == other.data.datatype()
+            && self.shape.len() == other.shape.len()
+            && self.shape.get(1..) == other.shape.get(1..)
+    }
+
+    /// The rows of all tensors, one after the other, under the name of the first. `None` unless they
+    /// [mix](Tensor::mixes_with).
+    pub fn concat<'a>(tensors: impl Iterator<Item = &'a Tensor> + Clone) -> Option<Tensor> {
+        let first = tensors.clone().next()?;
+        if first.shape.is_empty() || !tensors.clone().all(|tensor| first.mixes_with(tensor)) {
+            return None;
+        }
+        let mut shape = first.shape.clone();
+        shape[0] = tensors.clone().map(Tensor::rows).sum();
+        let data = Data::concat(tensors.map(|tensor| &tensor.data))?;
+        Some(Tensor { name: first.name.clone(), shape, data })
+    }
+
+    /// The rows from `first` on, `count` of them.
+    ///
+    /// # Panics
+    /// When the tensor has fewer rows, or is a scalar.
+    pub fn rows_from(&self, first: usize, count: usize) -> Tensor {
+        let width: usize = self.shape[1..].iter().product();
+        let mut shape = self.shape.clone();
+        shape[0] = count;
+        Tensor { name: self.name.clone(), shape, data: self.data.part(first * width, count * width) }
     }
 
     /// Checks the tensor against what the signature says of it: type, shape, and values that may not be missing.
@@ -156,6 +107,8 @@ impl Tensor {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use wattle_core::Datatype;
+
     use super::*;
 
     fn spec(datatype: Datatype, shape: &[i64], missing: bool) -> TensorSpec {
@@ -164,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_tensor_that_does_not_fit_its_signature_is_refused_with_the_reason() {
-        let tensor = Tensor::new("x", vec![2, 1], Data::Fp64(vec![1.0, f64::NAN])).unwrap();
+        let tensor = Tensor::new("x", vec![2, 1], Data::Fp64(vec![1.0, f64::NAN].into())).unwrap();
         assert!(tensor.check(&spec(Datatype::Fp64, &[-1, 1], true)).is_ok());
         let refusal = |spec| tensor.check(&spec).unwrap_err().to_string();
         assert!(refusal(spec(Datatype::Fp32, &[-1, 1], true)).contains("FP32"));
@@ -174,8 +127,21 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_joined_and_parted() {
+        let tensor = |rows: usize, first: i64| {
+            Tensor::new("x", vec![rows, 2], Data::Int64((first..).take(rows * 2).collect())).unwrap()
+        };
+        let parts = [tensor(2, 0), tensor(1, 4), tensor(3, 6)];
+        let all = Tensor::concat(parts.iter()).unwrap();
+        assert_eq!(all, tensor(6, 0));
+        assert_eq!(all.rows_from(2, 1), parts[1]);
+        let other = Tensor::new("x", vec![1, 3], Data::Int64(vec![1, 2, 3].into())).unwrap();
+        assert!(Tensor::concat([&parts[0], &other].into_iter()).is_none());
+    }
+
+    #[test]
     fn shapes_whose_product_overflows_are_refused() {
-        assert!(Tensor::new("x", vec![usize::MAX, 2], Data::Fp64(vec![])).is_err());
-        assert!(Tensor::new("x", vec![3], Data::Fp64(vec![1.0])).is_err());
+        assert!(Tensor::new("x", vec![usize::MAX, 2], Data::Fp64(vec![].into())).is_err());
+        assert!(Tensor::new("x", vec![3], Data::Fp64(vec![1.0].into())).is_err());
     }
 }

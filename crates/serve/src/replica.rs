@@ -174,7 +174,7 @@ impl Served {
         let started = Instant::now();
         let told = |reason: String| Error::Load { deployment: name.to_string(), reason };
         let result = match &self.path {
-            Ok(path) => OnnxModel::load(path).map(Arc::new).map_err(|error| told(error.to_string())),
+            Ok(path) => OnnxModel::load(path, 1).map(Arc::new).map_err(|error| told(error.to_string())),
             Err(error) => Err(error.clone()),
         };
         self.metrics.loaded(started.elapsed(), result.is_ok());

@@ -11,9 +11,8 @@ use std::{
 use serde_json::json;
 use wattle_core::{Datatype, ModelReference, Name, TensorSpec};
 use wattle_engine::{
-    Tensor,
+    Data, Tensor,
     onnx::{graph::GraphBuilder, inspect},
-    tensor::Data,
 };
 use wattle_meter::{Meter, SensorConfig};
 use wattle_serve::{Error, Prediction, ServeOptions, Server};
@@ -86,7 +85,7 @@ impl Place {
     async fn call(&self, name: &str) -> Result<Prediction, Error> {
         let replica = self.server.find(Some(&name.parse().unwrap())).unwrap();
         let call = self.server.admit(replica)?;
-        self.server.predict(call, vec![Tensor::new("x", vec![1, 1], Data::Fp64(vec![7.0])).unwrap()]).await
+        self.server.predict(call, vec![Tensor::new("x", vec![1, 1], Data::Fp64(vec![7.0].into())).unwrap()]).await
     }
 }
 
@@ -102,7 +101,7 @@ async fn a_load_goes_on_when_the_caller_who_began_it_leaves() {
         assert!(started.elapsed() < Duration::from_secs(30), "the load was given up");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(place.call("slow").await.unwrap().outputs[0].data, Data::Fp64(vec![7.0]));
+    assert_eq!(place.call("slow").await.unwrap().outputs[0].data, Data::Fp64(vec![7.0].into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

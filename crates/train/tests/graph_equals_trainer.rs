@@ -12,7 +12,7 @@ use proptest::{collection::vec, option, prelude::*};
 use serde_json::json;
 use tempfile::tempdir;
 use wattle_core::Datatype;
-use wattle_engine::{Tensor, onnx::OnnxModel, tensor::Data};
+use wattle_engine::{Data, Tensor, onnx::OnnxModel};
 use wattle_store::table::Values;
 use wattle_train::{
     Error,
@@ -164,7 +164,7 @@ impl Case {
 fn tensors(predictor: &Predictor, columns: &[Values]) -> Vec<Tensor> {
     let tensor = |(feature, values): (&Feature, &Values)| {
         let data = match values {
-            Values::Numbers(values) => Data::Fp64(values.clone()),
+            Values::Numbers(values) => Data::Fp64(values.clone().into()),
             Values::Categories(values) => {
                 Data::Bytes(values.iter().map(|value| value.unwrap_or_default().to_owned()).collect())
             }
@@ -211,7 +211,7 @@ proptest! {
         let exported = export(&predictor, algorithm, "target");
         let path = folder.path().join("model.onnx");
         fs::write(&path, &exported.bytes).unwrap();
-        let model = OnnxModel::load(&path).unwrap();
+        let model = OnnxModel::load(&path, 1).unwrap();
 
         let columns = case.question(&predictor);
         let tensors = tensors(&predictor, &columns);
@@ -224,7 +224,7 @@ proptest! {
             Prediction::Numbers(numbers) => {
                 let Data::Fp64(computed) = &outputs[0].data else { panic!("{outputs:?}") };
                 prop_assert_eq!(&outputs[0].shape, &[numbers.len(), 1]);
-                for ((number, computed), size) in numbers.iter().zip(computed).zip(&sizes) {
+                for ((number, computed), size) in numbers.iter().zip(computed.iter()).zip(&sizes) {
                     prop_assert!((number - computed).abs() <= TOLERANCE * size, "{number:e} {computed:e}");
                 }
             }
@@ -232,7 +232,7 @@ proptest! {
                 let Target::Classes(names) = &predictor.target else { panic!("no classes") };
                 let Data::Fp64(computed) = &outputs[1].data else { panic!("{outputs:?}") };
                 prop_assert_eq!(&outputs[1].shape, &[classes.len(), names.len()]);
-                for (place, (probability, computed)) in probabilities.iter().zip(computed).enumerate() {
+                for (place, (probability, computed)) in probabilities.iter().zip(computed.iter()).enumerate() {
                     // A probability's relative error is its score's absolute error.
                     let bound = TOLERANCE * sizes[place / names.len()].max(1.0) * probability + VANISHING;
                     prop_assert!((probability - computed).abs() <= bound, "{probability:e} {computed:e}");

@@ -11,9 +11,8 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 use wattle_core::Datatype;
 use wattle_engine::{
-    Tensor,
+    Data, Tensor,
     onnx::{OnnxModel, inspect},
-    tensor::Data,
 };
 use wattle_train::{
     Error,
@@ -70,8 +69,8 @@ fn the_founding_example_learns_slope_and_intercept() {
         assert!(metrics["held_out"]["r2"].as_f64().unwrap() > 0.9999, "{optimizer}: {metrics}");
         assert_eq!(metrics["rows"].as_u64().unwrap() + metrics["held_out_rows"].as_u64().unwrap(), 200);
 
-        let model = OnnxModel::load(&folder.path().join(MODEL_FILE)).unwrap();
-        let outputs = model.run(&[Tensor::new("x", vec![2, 1], Data::Fp64(vec![1.0, -3.0])).unwrap()]).unwrap();
+        let model = OnnxModel::load(&folder.path().join(MODEL_FILE), 1).unwrap();
+        let outputs = model.run(&[Tensor::new("x", vec![2, 1], Data::Fp64(vec![1.0, -3.0].into())).unwrap()]).unwrap();
         let Data::Fp64(values) = &outputs[0].data else { panic!("{outputs:?}") };
         assert!((values[0] - 3.0).abs() < 0.02 && (values[1] + 5.0).abs() < 0.02, "{values:?}");
     }

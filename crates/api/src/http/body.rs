@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
@@ -16,6 +16,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 const LARGEST_AT_ONCE: usize = 2;
 /// From this size on, a body needs a share of the memory for all, and work on it goes to a thread of its own.
 const LARGE_BYTES: usize = 64 << 10;
+/// No type of number needs more.
+const ALIGNMENT: usize = 16;
 
 /// The bounds of all bodies of a server.
 #[derive(Clone)]
@@ -27,7 +29,7 @@ pub(super) struct Bodies {
 
 /// A body in memory, and its share of the budget.
 pub(super) struct Held {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     share: Option<OwnedSemaphorePermit>,
 }
 
@@ -48,36 +50,66 @@ impl Bodies {
     /// One that is too large is refused before it is read, if it says its size; one that comes too slowly, when its time
     /// is over; and any, while others use up the memory for all.
     pub(super) async fn read(&self, body: Body) -> Result<Held> {
+        self.read_aligned(body, 0).await
+    }
+
+    /// Reads a whole body into memory in which the byte at `aligned` could begin a number of any type, so that tensors
+    /// behind it are used where they are.
+    pub(super) async fn read_aligned(&self, body: Body, aligned: usize) -> Result<Held> {
         let announced = body.size_hint().lower();
         if announced > self.max_bytes as u64 {
             return Err(self.too_large());
         }
-        tokio::time::timeout(TIME_LIMIT, self.read_pieces(body)).await.map_err(|_| {
+        tokio::time::timeout(TIME_LIMIT, self.read_pieces(body, aligned)).await.map_err(|_| {
             ApiError::new(Code::Timeout, format!("the body did not come in within {} s", TIME_LIMIT.as_secs()))
         })?
     }
 
-    async fn read_pieces(&self, body: Body) -> Result<Held> {
-        let mut held = Held { bytes: Vec::new(), share: None };
+    async fn read_pieces(&self, body: Body, aligned: usize) -> Result<Held> {
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let mut share = None;
         let mut pieces = body.into_data_stream();
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|_| ApiError::invalid("the body ended early"))?;
-            if held.bytes.len() + piece.len() > self.max_bytes {
-                return Err(self.too_large());
-            }
-            held.bytes.extend_from_slice(&piece);
-            // A small body needs no share, so that large ones, however slow, never keep small calls out.
-            let due = held.bytes.len().saturating_sub(LARGE_BYTES);
-            let have = held.share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-            if due > have {
-                let share = self.share(due - have)?;
-                match &mut held.share {
-                    Some(all) => all.merge(share),
-                    none => *none = Some(share),
-                }
+        let Some(first) = self.next_piece(&mut pieces, 0, &mut share).await? else {
+            return Ok(Held { bytes: Bytes::new(), share });
+        };
+        if first.len() == announced && aligned == 0 {
+            return Ok(Held { bytes: first, share });
+        }
+        // Memory of the system's begins at a multiple of its own alignment; the padding moves the place to one.
+        let padding = aligned.next_multiple_of(ALIGNMENT) - aligned;
+        let mut bytes = Vec::with_capacity(padding + announced.min(self.max_bytes));
+        bytes.resize(padding, 0);
+        bytes.extend_from_slice(&first);
+        while let Some(piece) = self.next_piece(&mut pieces, bytes.len() - padding, &mut share).await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Held { bytes: Bytes::from(bytes).slice(padding..), share })
+    }
+
+    /// The next piece of a body of which so many bytes have come, and its share of the budget.
+    async fn next_piece(
+        &self,
+        pieces: &mut BodyDataStream,
+        have: usize,
+        share: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<Bytes>> {
+        let Some(piece) = pieces.next().await else { return Ok(None) };
+        let piece = piece.map_err(|_| ApiError::invalid("the body ended early"))?;
+        let have = have + piece.len();
+        if have > self.max_bytes {
+            return Err(self.too_large());
+        }
+        // A small body needs no share, so that large ones, however slow, never keep small calls out.
+        let due = have.saturating_sub(LARGE_BYTES);
+        let taken = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if due > taken {
+            let more = self.share(due - taken)?;
+            match share {
+                Some(all) => all.merge(more),
+                none => *none = Some(more),
             }
         }
-        Ok(held)
+        Ok(Some(piece))
     }
 
     fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
@@ -107,8 +139,8 @@ impl Held {
         self.share
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// Reads the body as JSON.

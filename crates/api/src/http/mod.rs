@@ -6,6 +6,7 @@ mod deployments;
 mod drain;
 mod error;
 mod extract;
+mod infer;
 mod jobs;
 mod models;
 mod oip;
@@ -88,10 +89,10 @@ pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
         .route("/v2/health/ready", get(oip::ready))
         .route("/v2/models/{deployment}", get(oip::metadata))
         .route("/v2/models/{deployment}/ready", get(oip::model_ready))
-        .route("/v2/models/{deployment}/infer", post(oip::infer))
+        .route("/v2/models/{deployment}/infer", post(infer::infer))
         .route("/v2/models/{deployment}/versions/{version}", get(oip::version_metadata))
         .route("/v2/models/{deployment}/versions/{version}/ready", get(oip::version_ready))
-        .route("/v2/models/{deployment}/versions/{version}/infer", post(oip::version_infer))
+        .route("/v2/models/{deployment}/versions/{version}/infer", post(infer::version_infer))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)

@@ -1,24 +1,33 @@
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody},
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, header},
 };
-use serde::Serialize;
-use serde_json::Value;
+use http_body::{Frame, SizeHint};
 use wattle_core::{Name, TensorSpec};
 use wattle_engine::Tensor;
 use wattle_serve::{Prediction, Replica};
 
-use super::{App, body::off_the_runtime, extract::FromPath};
+use super::{
+    App,
+    body::{Held, off_the_runtime},
+    extract::FromPath,
+};
 use crate::{
     ApiError, Code, Result,
-    predict::{Outputs, inputs_from_json},
+    json::{Outputs, inputs_from_json},
 };
 
-/// A call's answer in JSON, with what it cost.
-pub(super) type Answer = (HeaderMap, Bytes);
+/// A call's answer, with what it cost.
+pub(super) type Answer = (HeaderMap, Body);
 
 /// `POST /predict`: the default or only deployment.
 pub(super) async fn default(State(app): State<App>, body: Body) -> Result<Answer> {
@@ -33,44 +42,74 @@ pub(super) async fn named(State(app): State<App>, FromPath(deployment): FromPath
 }
 
 async fn predict(app: &App, replica: Arc<Replica>, body: Body) -> Result<Answer> {
-    let read = |replica: &Replica, body: Value| Ok((inputs_from_json(replica.signature(), body)?, ()));
-    answer(app, replica, body, read, |_, prediction, ()| Outputs(prediction.outputs)).await
+    let body = app.bodies.read(body).await?;
+    let read = |replica: &Replica, body: &Bytes| Ok((inputs_from_json(replica.signature(), body)?, ()));
+    let write = |_: &Replica, prediction: Prediction, ()| {
+        let text = serde_json::to_vec(&Outputs(prediction.outputs)).map_err(ApiError::internal)?;
+        Ok(Written { content_type: JSON, headers: HeaderMap::new(), pieces: vec![text.into()] })
+    };
+    answer(app, replica, body, read, write).await
 }
 
-/// The way of every call, whatever its protocol: the deployment is found and its place taken before the body is made
-/// tensors of, and what is large is converted away from the threads that answer others.
+/// The content type of JSON.
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// An answer's body, and what its protocol says beside it.
+pub(super) struct Written {
+    pub(super) content_type: HeaderValue,
+    pub(super) headers: HeaderMap,
+    pub(super) pieces: Vec<Bytes>,
+}
+
+/// The way of every call, whatever its protocol: its place is taken before the body is made tensors of, and what is
+/// large is converted away from the threads that answer others.
 ///
 /// `read` makes the inputs of the body, and what `write` needs besides the prediction to make the answer.
-pub(super) async fn answer<Q, K, A>(
+pub(super) async fn answer<K: Send + 'static>(
     app: &App,
     replica: Arc<Replica>,
-    body: Body,
-    read: impl FnOnce(&Replica, Q) -> Result<(Vec<Tensor>, K)> + Send + 'static,
-    write: impl FnOnce(&Replica, Prediction, K) -> A + Send + 'static,
-) -> Result<Answer>
-where
-    Q: serde::de::DeserializeOwned,
-    K: Send + 'static,
-    A: Serialize,
-{
-    let body = app.bodies.read(body).await?;
+    body: Held,
+    read: impl FnOnce(&Replica, &Bytes) -> Result<(Vec<Tensor>, K)> + Send + 'static,
+    write: impl FnOnce(&Replica, Prediction, K) -> Result<Written> + Send + 'static,
+) -> Result<Answer> {
     let call = app.service.admit(Arc::clone(&replica))?;
-    let bytes = body.len();
+    let bytes = body.bytes().len();
     let inputs = move || {
-        let (inputs, kept) = read(call.replica(), body.parse()?)?;
+        let (inputs, kept) = read(call.replica(), body.bytes())?;
         // The inputs are about as large as the body was, so its share stays taken.
         Ok((call, inputs, kept, body.into_share()))
     };
     let (call, inputs, kept, _share) = off_the_runtime(bytes, inputs).await?;
     check_answer(&replica, &inputs, app.bodies.max_answer_values())?;
     let prediction = app.service.predict(call, inputs).await?;
-    let mut headers = cost_headers(&prediction);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let cost = cost_headers(&prediction);
     let values: usize = prediction.outputs.iter().map(|tensor| tensor.data.len()).sum();
-    let text = move || serde_json::to_vec(&write(&replica, prediction, kept)).map_err(ApiError::internal);
     // A number is some eight bytes of text.
-    let text = off_the_runtime(values * 8, text).await?;
-    Ok((headers, Bytes::from(text)))
+    let written = off_the_runtime(values * 8, move || write(&replica, prediction, kept)).await?;
+    let mut headers = cost;
+    headers.extend(written.headers);
+    headers.insert(header::CONTENT_TYPE, written.content_type);
+    Ok((headers, Body::new(Pieces(written.pieces.into()))))
+}
+
+/// A body of known pieces, which are written without being joined.
+struct Pieces(VecDeque<Bytes>);
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
 }
 
 /// A small body can have a large answer; one that would be too large is refused before it is computed.

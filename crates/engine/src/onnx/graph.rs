@@ -159,6 +159,8 @@ pub fn data_type(datatype: Datatype) -> DataType {
         Datatype::Int16 => DataType::Int16,
         Datatype::Int32 => DataType::Int32,
         Datatype::Int64 => DataType::Int64,
+        Datatype::Fp16 => DataType::Float16,
+        Datatype::Bf16 => DataType::Bfloat16,
         Datatype::Fp32 => DataType::Float,
         Datatype::Fp64 => DataType::Double,
         Datatype::Bytes => DataType::String,

@@ -54,7 +54,7 @@ pub fn inspect(path: &Path) -> Result<Signature> {
     let complete = model.metadata().get(COMPLETE).map(|names| serde_json::from_str(names).unwrap_or_default());
     let complete: Vec<String> = complete.unwrap_or_default();
     drop(model);
-    let mut signature = OnnxModel::load(path)?.signature().clone();
+    let mut signature = OnnxModel::load(path, 1)?.signature().clone();
     for spec in signature.inputs.iter_mut().chain(&mut signature.outputs) {
         spec.missing &= !complete.contains(&spec.name);
     }

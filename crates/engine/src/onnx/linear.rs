@@ -137,7 +137,7 @@ mod tests {
     use npyz::WriterBuilder;
 
     use super::*;
-    use crate::{Tensor, onnx::OnnxModel, onnx::inspect, tensor::Data};
+    use crate::{Data, Tensor, onnx::OnnxModel, onnx::inspect};
 
     fn npy(folder: &Path, name: &str, shape: &[u64], values: &[f64]) -> std::path::PathBuf {
         let path = folder.join(name);
@@ -161,9 +161,9 @@ mod tests {
         from_npy(&coef, Some(&intercept), &model).unwrap();
         let input = &inspect(&model).unwrap().inputs[0];
         assert_eq!((input.shape.as_slice(), input.missing), ([-1, 1].as_slice(), false));
-        let x = Tensor::new("x", vec![1, 1], Data::Fp64(vec![1.0])).unwrap();
-        let outputs = OnnxModel::load(&model).unwrap().run(&[x]).unwrap();
-        assert_eq!(outputs, [Tensor::new("y_pred", vec![1, 1], Data::Fp64(vec![3.0])).unwrap()]);
+        let x = Tensor::new("x", vec![1, 1], Data::Fp64(vec![1.0].into())).unwrap();
+        let outputs = OnnxModel::load(&model, 1).unwrap().run(&[x]).unwrap();
+        assert_eq!(outputs, [Tensor::new("y_pred", vec![1, 1], Data::Fp64(vec![3.0].into())).unwrap()]);
     }
 
     #[test]
@@ -173,9 +173,9 @@ mod tests {
         let intercept = npy(folder.path(), "intercept.npy", &[2], &[0.5, 5.0]);
         let model = folder.path().join("model.onnx");
         from_npy(&coef, Some(&intercept), &model).unwrap();
-        let x = Tensor::new("x", vec![2, 3], Data::Fp64(vec![1.0, 1.0, 1.0, 1.0, 0.0, 0.0])).unwrap();
-        let outputs = OnnxModel::load(&model).unwrap().run(&[x]).unwrap();
-        assert_eq!(outputs[0].data, Data::Fp64(vec![6.5, 65.0, 1.5, 15.0]));
+        let x = Tensor::new("x", vec![2, 3], Data::Fp64(vec![1.0, 1.0, 1.0, 1.0, 0.0, 0.0].into())).unwrap();
+        let outputs = OnnxModel::load(&model, 1).unwrap().run(&[x]).unwrap();
+        assert_eq!(outputs[0].data, Data::Fp64(vec![6.5, 65.0, 1.5, 15.0].into()));
     }
 
     #[test]

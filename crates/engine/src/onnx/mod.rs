@@ -6,6 +6,8 @@ pub mod linear;
 pub mod proto;
 mod runtime;
 mod session;
+mod threads;
+mod value;
 
 pub use inspect::inspect;
 pub use runtime::{VERSION, library_path};

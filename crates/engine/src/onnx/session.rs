@@ -6,38 +6,43 @@ use std::{
 
 use ort::{
     session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
-    value::{DynValue, TensorElementType, ValueType},
+    value::{TensorElementType, ValueType},
 };
 use wattle_core::{Datatype, Signature, TensorSpec};
 
-use super::runtime;
-use crate::{
-    Error, Result, Tensor,
-    tensor::{self, Data},
+use super::{
+    runtime,
+    threads::Pool,
+    value::{from_value, to_value},
 };
+use crate::{Error, Result, Tensor};
 
 /// A loaded ONNX model.
 ///
-/// It computes one call at a time on the caller's own thread, so that the thread's clock is the call's processor time;
-/// ONNX Runtime's session is not to be entered twice at once.
+/// It computes one batch at a time, on the caller's own thread and those of its pool, so that these threads' clocks are
+/// the batch's processor time; ONNX Runtime's session is not to be entered twice at once.
 pub struct OnnxModel {
     session: Mutex<Session>,
     signature: Signature,
+    threads: usize,
+    pool: Pool,
 }
 
 impl OnnxModel {
-    /// Loads the model in this file.
+    /// Loads the model in this file, to compute on so many threads, the caller's own among them.
     ///
     /// # Errors
     /// [`Error::InvalidModel`] when ONNX Runtime refuses the file or a type of its inputs or outputs is not served;
     /// [`Error::RuntimeMissing`] when there is no ONNX Runtime.
-    pub fn load(path: &Path) -> Result<OnnxModel> {
+    pub fn load(path: &Path, threads: usize) -> Result<OnnxModel> {
         let environment = runtime::environment()?;
+        let pool = Pool::default();
         let invalid = |error: String| Error::InvalidModel(format!("not a usable ONNX model: {error}"));
         let session = Session::builder(environment)
             .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::Level3)?))
-            .and_then(|builder| Ok(builder.with_intra_threads(1)?))
+            .and_then(|builder| Ok(builder.with_intra_threads(threads)?))
             .and_then(|builder| Ok(builder.with_inter_threads(1)?))
+            .and_then(|builder| Ok(builder.with_thread_manager(pool.clone())?))
             .and_then(|mut builder| builder.commit_from_file(path))
             .map_err(|error| invalid(error.to_string()))?;
         let specs = |outlets: &[ort::value::Outlet], role| {
@@ -48,7 +53,17 @@ impl OnnxModel {
         if signature.inputs.is_empty() || signature.outputs.is_empty() {
             return Err(Error::InvalidModel("not a usable ONNX model: it has no inputs or no outputs".into()));
         }
-        Ok(OnnxModel { session: Mutex::new(session), signature })
+        Ok(OnnxModel { session: Mutex::new(session), signature, threads, pool })
+    }
+
+    /// How many threads compute a batch.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The threads of its pool, as the kernel knows them: all that compute but the caller's own.
+    pub fn pool_thread_ids(&self) -> Vec<i32> {
+        self.pool.ids()
     }
 
     /// The graph's inputs and outputs.
@@ -114,6 +129,8 @@ fn spec(role: &str, name: &str, value: &ValueType) -> Result<TensorSpec> {
         TensorElementType::Int16 => Datatype::Int16,
         TensorElementType::Int32 => Datatype::Int32,
         TensorElementType::Int64 => Datatype::Int64,
+        TensorElementType::Float16 => Datatype::Fp16,
+        TensorElementType::Bfloat16 => Datatype::Bf16,
         TensorElementType::Float32 => Datatype::Fp32,
         TensorElementType::Float64 => Datatype::Fp64,
         TensorElementType::String => Datatype::Bytes,
@@ -124,56 +141,4 @@ fn spec(role: &str, name: &str, value: &ValueType) -> Result<TensorSpec> {
         }
     };
     Ok(TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec(), missing: true })
-}
-
-fn to_value(tensor: &Tensor) -> Result<SessionInputValue<'_>> {
-    fn copy<T>(shape: &[usize], values: &[T]) -> ort::Result<SessionInputValue<'static>>
-    where
-        T: ort::value::PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
-    {
-        Ok(ort::value::Tensor::from_array((shape.to_vec(), values.to_vec()))?.into())
-    }
-    let shape = &tensor.shape;
-    let value = match &tensor.data {
-        Data::Bool(values) => copy(shape, values),
-        Data::Uint8(values) => copy(shape, values),
-        Data::Uint16(values) => copy(shape, values),
-        Data::Uint32(values) => copy(shape, values),
-        Data::Uint64(values) => copy(shape, values),
-        Data::Int8(values) => copy(shape, values),
-        Data::Int16(values) => copy(shape, values),
-        Data::Int32(values) => copy(shape, values),
-        Data::Int64(values) => copy(shape, values),
-        Data::Fp32(values) => copy(shape, values),
-        Data::Fp64(values) => copy(shape, values),
-        Data::Bytes(values) => {
-            ort::value::Tensor::from_string_array((shape.clone(), values.as_slice())).map(SessionInputValue::from)
-        }
-    };
-    value.map_err(|error| Error::InvalidInput(format!("input {:?} cannot be used: {error}", tensor.name)))
-}
-
-fn from_value(spec: &TensorSpec, value: &DynValue) -> Result<Tensor> {
-    macro_rules! numbers {
-        ($variant:ident) => {
-            value.try_extract_tensor().map(|(shape, values)| (shape.to_vec(), tensor::Data::$variant(values.to_vec())))
-        };
-    }
-    let (shape, data) = match spec.datatype {
-        Datatype::Bool => numbers!(Bool),
-        Datatype::Uint8 => numbers!(Uint8),
-        Datatype::Uint16 => numbers!(Uint16),
-        Datatype::Uint32 => numbers!(Uint32),
-        Datatype::Uint64 => numbers!(Uint64),
-        Datatype::Int8 => numbers!(Int8),
-        Datatype::Int16 => numbers!(Int16),
-        Datatype::Int32 => numbers!(Int32),
-        Datatype::Int64 => numbers!(Int64),
-        Datatype::Fp32 => numbers!(Fp32),
-        Datatype::Fp64 => numbers!(Fp64),
-        Datatype::Bytes => value.try_extract_strings().map(|(shape, values)| (shape.to_vec(), Data::Bytes(values))),
-    }
-    .map_err(|error| Error::Run(format!("output {:?} cannot be read: {error}", spec.name)))?;
-    let shape = shape.into_iter().map(|dimension| usize::try_from(dimension).unwrap_or(0)).collect();
-    Tensor::new(spec.name.clone(), shape, data)
 }
