@@ -23,6 +23,8 @@ pub enum Code {
     TooMany,
     /// The server cannot answer now.
     Unavailable,
+    /// The caller's own deadline passed.
+    Expired,
     /// The server's disk is full.
     OutOfSpace,
     /// A bug or a broken machine; the log has the details.
@@ -120,7 +122,12 @@ impl From<wattle_serve::Error> for ApiError {
             Error::Busy { retry_after_seconds, .. } => {
                 ApiError { code: Code::Unavailable, message, retry_after_seconds: Some(retry_after_seconds) }
             }
-            Error::Load { .. } => ApiError::new(Code::Unavailable, message),
+            Error::TooMany { retry_after_seconds, .. } => {
+                ApiError { code: Code::TooMany, message, retry_after_seconds: Some(retry_after_seconds) }
+            }
+            Error::Expired => ApiError::new(Code::Expired, message),
+            Error::Crashed { .. } => ApiError { code: Code::Unavailable, message, retry_after_seconds: Some(1) },
+            Error::Load { .. } | Error::NoRoom { .. } => ApiError::new(Code::Unavailable, message),
             Error::Run(_) => ApiError::new(Code::Internal, message),
             Error::Internal(_) => ApiError::internal(message),
         }

@@ -22,7 +22,7 @@ use wattle_core::{ModelReference, ModelVersionId, Name};
 use wattle_deploy::{DeploymentRequest, Deployments};
 use wattle_engine::Tensor;
 use wattle_meter::{Meter, UsageLine, UsageQuery};
-use wattle_serve::{Call, Prediction, Replica, ReplicaStatus, Server};
+use wattle_serve::{Call, Context, Prediction, Replica, ReplicaStatus, Server};
 use wattle_store::{
     AliasChange, Collected, Dataset, Deployment, Job, Manifest, Model, ModelVersion, NewDataset, Store, table,
 };
@@ -315,6 +315,15 @@ impl Service for Local {
         .await
     }
 
+    async fn load(&self, name: Name) -> Result<()> {
+        Ok(self.server.load(&name).await?)
+    }
+
+    async fn unload(&self, name: Name) -> Result<()> {
+        self.server.unload(&name)?;
+        Ok(())
+    }
+
     async fn deployments(&self) -> Result<Vec<ReplicaStatus>> {
         Ok(self.server.status())
     }
@@ -323,8 +332,8 @@ impl Service for Local {
         Ok(self.server.find(deployment)?)
     }
 
-    fn admit(&self, replica: Arc<Replica>) -> Result<Call> {
-        Ok(self.server.admit(replica)?)
+    fn admit(&self, replica: Arc<Replica>, context: Context) -> Result<Call> {
+        Ok(self.server.admit(replica, context)?)
     }
 
     async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction> {

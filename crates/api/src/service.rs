@@ -16,7 +16,7 @@ use wattle_core::{ModelReference, Name};
 use wattle_deploy::DeploymentRequest;
 use wattle_engine::Tensor;
 use wattle_meter::{SensorDescription, UsageLine, UsageQuery};
-use wattle_serve::{Call, Prediction, Replica, ReplicaStatus};
+use wattle_serve::{Call, Context, Prediction, Replica, ReplicaStatus};
 use wattle_store::{
     AliasChange, Collected, Dataset, Deployment, Job, Model, ModelVersion, StagedFile, table::Overrides,
 };
@@ -160,13 +160,17 @@ pub trait Service: Send + Sync + 'static {
     async fn deploy(&self, request: DeploymentRequest) -> Result<Deployment>;
     /// Removes a deployment.
     async fn undeploy(&self, name: Name) -> Result<()>;
+    /// Loads a deployment's model now, so that its first call need not wait for that.
+    async fn load(&self, name: Name) -> Result<()>;
+    /// Lets a deployment's model go; its next call loads it again.
+    async fn unload(&self, name: Name) -> Result<()>;
     /// Every deployment and how it fares.
     async fn deployments(&self) -> Result<Vec<ReplicaStatus>>;
 
     /// The deployment of this name; without a name the default or only one.
     fn find(&self, deployment: Option<&Name>) -> Result<Arc<Replica>>;
     /// Gives a call its place, before anything costly is done for it.
-    fn admit(&self, replica: Arc<Replica>) -> Result<Call>;
+    fn admit(&self, replica: Arc<Replica>, context: Context) -> Result<Call>;
     /// Computes a call.
     async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction>;
 

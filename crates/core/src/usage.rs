@@ -8,6 +8,8 @@ use crate::{Energy, Name};
 pub enum Activity {
     /// Answering requests.
     Predict,
+    /// Loading a model into memory, so that it can be called.
+    Load,
     /// Training a model.
     Train,
     /// Being switched on: the static watts, whoever is served.
@@ -21,6 +23,7 @@ impl Activity {
     pub fn as_str(self) -> &'static str {
         match self {
             Activity::Predict => "predict",
+            Activity::Load => "load",
             Activity::Train => "train",
             Activity::Idle => "idle",
             Activity::Unattributed => "unattributed",

@@ -241,6 +241,25 @@ impl Data {
         Some(each!(Bool Uint8 Uint16 Uint32 Uint64 Int8 Int16 Int32 Int64 Fp16 Bf16 Fp32 Fp64 Bytes))
     }
 
+    /// Whether both are the same but for a relative difference of fractions; values that are missing in both are the same.
+    pub(crate) fn is_close_to(&self, other: &Data, tolerance: f64) -> bool {
+        fn all<T: Copy + Into<f64>>(one: &[T], other: &[T], tolerance: f64) -> bool {
+            let close = |(one, other): (&T, &T)| {
+                let (one, other): (f64, f64) = ((*one).into(), (*other).into());
+                let scale = one.abs().max(other.abs()).max(1.0);
+                one == other || (one.is_nan() && other.is_nan()) || (one - other).abs() <= tolerance * scale
+            };
+            one.len() == other.len() && one.iter().zip(other).all(close)
+        }
+        match (self, other) {
+            (Data::Fp16(one), Data::Fp16(other)) => all(one, other, tolerance.max(0.02)),
+            (Data::Bf16(one), Data::Bf16(other)) => all(one, other, tolerance.max(0.05)),
+            (Data::Fp32(one), Data::Fp32(other)) => all(one, other, tolerance),
+            (Data::Fp64(one), Data::Fp64(other)) => all(one, other, tolerance),
+            (one, other) => one == other,
+        }
+    }
+
     /// The position of the first element that stands for a missing value: NaN, or an empty text.
     pub(crate) fn first_missing(&self) -> Option<usize> {
         match self {

@@ -9,5 +9,5 @@ mod values;
 
 pub use data::Data;
 pub use error::{Error, Result};
-pub use tensor::Tensor;
+pub use tensor::{Tensor, in_order};
 pub use values::{Number, Values};

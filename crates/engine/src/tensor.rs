@@ -1,6 +1,6 @@
 //! Dense tensors in row-major order, as they enter and leave an engine.
 
-use wattle_core::TensorSpec;
+use wattle_core::{Signature, TensorSpec};
 
 use crate::{Data, Error, Result};
 
@@ -66,6 +66,11 @@ impl Tensor {
         Tensor { name: self.name.clone(), shape, data: self.data.part(first * width, count * width) }
     }
 
+    /// Whether both are the same but for a relative difference of numbers.
+    pub fn is_close_to(&self, other: &Tensor, tolerance: f64) -> bool {
+        self.shape == other.shape && self.data.is_close_to(&other.data, tolerance)
+    }
+
     /// Checks the tensor against what the signature says of it: type, shape, and values that may not be missing.
     pub fn check(&self, spec: &TensorSpec) -> Result<()> {
         if self.data.datatype() != spec.datatype {
@@ -102,6 +107,42 @@ impl Tensor {
         }
         Ok(())
     }
+}
+
+/// The inputs in the signature's order, each checked against what the signature says of it.
+///
+/// # Errors
+/// [`Error::InvalidInput`] for an input that is absent, twice, unknown, or does not fit.
+pub fn in_order(signature: &Signature, mut inputs: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    for (position, spec) in signature.inputs.iter().enumerate() {
+        let found = inputs[position.min(inputs.len())..].iter().position(|tensor| tensor.name == spec.name);
+        let Some(found) = found else { return Err(wrong_names(signature, &inputs)) };
+        inputs.swap(position, position + found);
+        inputs[position].check(spec)?;
+    }
+    if inputs.len() > signature.inputs.len() {
+        return Err(wrong_names(signature, &inputs));
+    }
+    Ok(inputs)
+}
+
+/// What is wrong with the names of inputs that are not the signature's.
+fn wrong_names(signature: &Signature, inputs: &[Tensor]) -> Error {
+    for (index, tensor) in inputs.iter().enumerate() {
+        if signature.input(&tensor.name).is_none() {
+            let names = signature.inputs.iter().map(|spec| spec.name.as_str()).take(20).collect::<Vec<_>>().join(", ");
+            return Error::InvalidInput(match signature.nearest_input(&tensor.name) {
+                Some(nearest) => format!("unknown input {:?}: did you mean {nearest:?}?", tensor.name),
+                None => format!("unknown input {:?}: the model takes {names}", tensor.name),
+            });
+        }
+        if inputs[..index].iter().any(|earlier| earlier.name == tensor.name) {
+            return Error::InvalidInput(format!("input {:?} was sent twice", tensor.name));
+        }
+    }
+    let absent = signature.inputs.iter().find(|spec| !inputs.iter().any(|tensor| tensor.name == spec.name));
+    let name = absent.map(|spec| spec.name.as_str()).unwrap_or_default();
+    Error::InvalidInput(format!("input {name:?} is absent: send it too"))
 }
 
 #[cfg(test)]

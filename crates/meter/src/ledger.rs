@@ -120,7 +120,7 @@ macro_rules! sums_by {
             GROUP BY key, activity, label, source
             ORDER BY key IS NULL, ",
             $order,
-            ", CASE activity WHEN 'predict' THEN 1 WHEN 'train' THEN 2 WHEN 'idle' THEN 3 ELSE 4 END, label, source"
+            ", CASE activity WHEN 'predict' THEN 1 WHEN 'load' THEN 2 WHEN 'train' THEN 3 WHEN 'idle' THEN 4 ELSE 5 END, label, source"
         )
     };
 }
@@ -163,7 +163,8 @@ fn read_line(row: &SqliteRow) -> Result<UsageLine> {
     })
 }
 
-const ACTIVITIES: [Activity; 4] = [Activity::Predict, Activity::Train, Activity::Idle, Activity::Unattributed];
+const ACTIVITIES: [Activity; 5] =
+    [Activity::Predict, Activity::Load, Activity::Train, Activity::Idle, Activity::Unattributed];
 
 #[cfg(test)]
 mod tests {

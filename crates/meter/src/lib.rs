@@ -26,12 +26,12 @@ mod cpu;
 mod error;
 
 pub use cpu::{
-    CpuModel, HostCpu, child_cpu_seconds, cpu_count, host_cpu, memory_bytes, process_cpu_seconds, thread_cpu_seconds,
+    CpuModel, HostCpu, child_cpu_seconds, cpu_count, host_cpu, memory_bytes, process_cpu_seconds, thread_cpu_seconds, threads_cpu_seconds,
 };
 pub use error::{Error, Result};
 pub use ledger::Ledger;
 pub use meter::Meter;
-pub use power_model::PowerModel;
+pub use power_model::{MEMORY_WATTS_PER_BYTE, PowerModel};
 pub use rapl::Rapl;
 pub use rates::Range;
 pub use sensor::{Sensor, SensorConfig, SensorDescription};

@@ -49,7 +49,7 @@ impl Pending {
     /// Adds one piece of work. Says whether nothing was waiting before.
     pub(crate) fn add(&mut self, minute: i64, usage: Usage) -> bool {
         match usage.activity {
-            Activity::Predict => self.attribute(&usage, 0.0),
+            Activity::Predict | Activity::Load => self.attribute(&usage, 0.0),
             Activity::Train => self.attribute(&usage, usage.cpu_seconds),
             Activity::Idle | Activity::Unattributed => {}
         }

@@ -31,6 +31,9 @@ const MODEL_ERROR: f64 = 0.5;
 /// Published figures for memory differ tenfold, in watts for a gigabyte.
 const MEMORY_WATTS_LOW: f64 = 0.04;
 const MEMORY_WATTS_HIGH: f64 = 0.39;
+/// The likely draw of a byte of memory, in watts: the geometric mean of the published figures, which is the same factor
+/// away from either end.
+pub const MEMORY_WATTS_PER_BYTE: f64 = 0.125e-9;
 
 impl PowerModel {
     /// The model of this machine; what cannot be read counts as unknown and is logged.

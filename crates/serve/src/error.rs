@@ -1,5 +1,5 @@
 /// What can keep a request from its answer.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// There is no such deployment, or none to choose without a name.
     #[error("{0}")]
@@ -15,6 +15,32 @@ pub enum Error {
         /// When it is worth to try again.
         retry_after_seconds: u64,
     },
+    /// The tenant has as many requests here as it may.
+    #[error("{reason}: try again in {retry_after_seconds} s")]
+    TooMany {
+        /// Why.
+        reason: String,
+        /// When it is worth to try again.
+        retry_after_seconds: u64,
+    },
+    /// The request's own deadline passed before it was computed.
+    #[error("the deadline passed before the call was computed: allow more time, or call when fewer do")]
+    Expired,
+    /// The model does not fit into the memory for models.
+    #[error(
+        "deployment {deployment} needs {needed_bytes} bytes of memory, and {} of the budget's {budget_bytes} can be had: raise --memory-budget, or unpin other models",
+        .budget_bytes.saturating_sub(*.pinned_bytes)
+    )]
+    NoRoom {
+        /// The deployment.
+        deployment: String,
+        /// What its model takes, or at least its file.
+        needed_bytes: u64,
+        /// What all models may take.
+        budget_bytes: u64,
+        /// What of it is pinned.
+        pinned_bytes: u64,
+    },
     /// The model cannot be loaded; the text says why.
     #[error("deployment {deployment} cannot be loaded: {reason}")]
     Load {
@@ -22,6 +48,12 @@ pub enum Error {
         deployment: String,
         /// What loading said.
         reason: String,
+    },
+    /// The process that serves the model ended while it had the request.
+    #[error("the process that serves deployment {deployment} ended: try again in 1 s, it is started again")]
+    Crashed {
+        /// The deployment.
+        deployment: String,
     },
     /// The model failed on these inputs.
     #[error("{0}")]

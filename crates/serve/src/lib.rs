@@ -3,11 +3,21 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+mod batch;
+mod batcher;
+mod context;
+mod engine;
 mod error;
+mod memory;
 pub mod metrics;
+mod queue;
 mod replica;
+mod residency;
 mod server;
 
+pub use batcher::Priority;
+pub use context::Context;
+pub use engine::{Computed, Launcher, Worker, WorkerOrder};
 pub use error::{Error, Result};
 pub use replica::Replica;
 pub use server::{Call, Prediction, ReplicaStatus, ServeOptions, Server};

@@ -1,4 +1,4 @@
-//! One deployment's model in this process: loaded at first use, once for all who wait.
+//! One revision of a deployment as it is served here: its model, loaded at first use once for all who wait, and its queue.
 
 use std::{
     path::PathBuf,
@@ -10,17 +10,26 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, watch};
-use wattle_core::{ModelVersionId, Name, Signature};
-use wattle_engine::onnx::OnnxModel;
-use wattle_store::Deployment;
+use wattle_core::{Activity, ModelVersionId, Name, Signature, Usage};
+use wattle_meter::Meter;
+use wattle_store::{Deployment, ResolvedSettings};
 
 use crate::{
     Error, Result,
-    metrics::{Observation, Protocol, RevisionMetrics},
+    batcher::BatchLimits,
+    engine::Engine,
+    memory::{Loaded, Memory},
+    metrics::{Eviction, Observation, Protocol, RevisionMetrics},
+    queue::Queue,
+    residency::Resident,
 };
 
 /// How long a failed load is answered from memory, so that many callers do not make a storm of loads.
 const FAILURE_KEPT: Duration = Duration::from_secs(5);
+/// A process that ends so soon after its start is not started again at once.
+const CRASHED_EARLY: Duration = Duration::from_secs(10);
+/// A model of a smaller file computes on one thread: to share its work among several would take longer than the work.
+const SEVERAL_THREADS_FROM_BYTES: u64 = 4 << 20;
 
 /// A deployment as it is served here.
 pub struct Replica {
@@ -28,25 +37,58 @@ pub struct Replica {
     served: Arc<Served>,
 }
 
+/// What a [`Served`] is made of.
+pub(crate) struct Parts {
+    pub(crate) name: Name,
+    pub(crate) id: ModelVersionId,
+    pub(crate) signature: Signature,
+    /// The model's file, or why there is none.
+    pub(crate) path: Result<PathBuf>,
+    pub(crate) file_bytes: u64,
+    pub(crate) settings: ResolvedSettings,
+    /// Whether somebody decided on how many threads a batch computes.
+    pub(crate) threads: Option<usize>,
+    pub(crate) places: usize,
+    pub(crate) metrics: Arc<RevisionMetrics>,
+    pub(crate) meter: Meter,
+    pub(crate) memory: Arc<Memory>,
+}
+
 /// A version and how it fares. It stays the same while its deployment's record changes in other respects.
 pub(crate) struct Served {
-    signature: Signature,
-    /// The model's file, or why there is none.
-    path: Result<PathBuf>,
-    state: Mutex<State>,
-    /// Held by the one call that computes: a session is not entered twice at once.
-    pub(crate) turn: Arc<Semaphore>,
+    /// Its own among all of the process.
+    pub(crate) key: u64,
+    pub(crate) name: Name,
+    pub(crate) id: ModelVersionId,
+    pub(crate) signature: Signature,
+    pub(crate) path: Result<PathBuf>,
+    pub(crate) settings: ResolvedSettings,
+    pub(crate) metrics: Arc<RevisionMetrics>,
+    pub(crate) queue: Queue,
     /// The places that this deployment may take of all that there are.
     pub(crate) places: Arc<Semaphore>,
     pub(crate) counters: Counters,
-    pub(crate) metrics: Arc<RevisionMetrics>,
+    /// What the last load added to memory; zero before the first.
+    pub(crate) known_bytes: AtomicU64,
+    file_bytes: u64,
+    threads: Option<usize>,
+    state: Mutex<State>,
+    use_of: Mutex<Use>,
+    meter: Meter,
+    memory: Arc<Memory>,
 }
 
 enum State {
     Cold,
-    Loading(watch::Receiver<Option<Result<Arc<OnnxModel>>>>),
-    Ready(Arc<OnnxModel>),
+    Loading(watch::Receiver<Option<Result<Arc<Loaded>>>>),
+    Ready(Arc<Loaded>),
     Failed(Instant, Error),
+}
+
+/// When it was called.
+struct Use {
+    last: Instant,
+    mean_gap: Duration,
 }
 
 /// What a replica did since it started.
@@ -59,24 +101,43 @@ pub(crate) struct Counters {
     pub(crate) load_micros: AtomicU64,
 }
 
+/// Calls that compute; they do until this is dropped.
+pub(crate) struct Computing<'a> {
+    counters: &'a Counters,
+    calls: u64,
+}
+
+impl Drop for Computing<'_> {
+    fn drop(&mut self) {
+        self.counters.in_flight.fetch_sub(self.calls, Relaxed);
+    }
+}
+
 impl Replica {
-    /// A replica that loads its model from `path` when it is first called. A path that could not be found is told to
-    /// whoever calls.
-    pub(crate) fn new(
-        deployment: Deployment,
-        signature: Signature,
-        path: Result<PathBuf>,
-        places: usize,
-        metrics: Arc<RevisionMetrics>,
-    ) -> Replica {
+    /// A replica that loads its model when it is first called. A path that could not be found is told to whoever calls.
+    pub(crate) fn new(deployment: Deployment, parts: Parts) -> Replica {
+        static KEYS: AtomicU64 = AtomicU64::new(0);
+        let Parts { name, id, signature, path, file_bytes, settings, threads, places, metrics, meter, memory } = parts;
+        let has_rows = signature.inputs.iter().chain(&signature.outputs).all(|spec| spec.shape.first() == Some(&-1));
+        let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
         let served = Served {
-            signature,
-            path,
-            state: Mutex::new(State::Cold),
-            turn: Arc::new(Semaphore::new(1)),
+            key: KEYS.fetch_add(1, Relaxed),
+            queue: Queue::new(BatchLimits { max_rows, max_delay: settings.max_queue_delay }),
             places: Arc::new(Semaphore::new(places)),
             counters: Counters::default(),
+            known_bytes: AtomicU64::new(0),
+            state: Mutex::new(State::Cold),
+            use_of: Mutex::new(Use { last: Instant::now(), mean_gap: Duration::from_secs(60) }),
+            name,
+            id,
+            signature,
+            path,
+            file_bytes,
+            settings,
+            threads,
             metrics,
+            meter,
+            memory,
         };
         Replica { deployment, served: Arc::new(served) }
     }
@@ -102,8 +163,8 @@ impl Replica {
     }
 
     /// The version that answers.
-    pub fn model_version(&self) -> ModelVersionId {
-        ModelVersionId { model: self.deployment.model.clone(), version: self.deployment.version }
+    pub fn model_version(&self) -> &ModelVersionId {
+        &self.served.id
     }
 
     /// The model's inputs and outputs as its manifest has them, with what may be missing.
@@ -111,9 +172,37 @@ impl Replica {
         &self.served.signature
     }
 
+    /// How it is served.
+    pub fn settings(&self) -> &ResolvedSettings {
+        &self.served.settings
+    }
+
+    /// Rows of a batch at most; 1 where calls are computed alone.
+    pub fn max_batch_rows(&self) -> usize {
+        self.served.queue.max_rows()
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Arc<RevisionMetrics> {
+        &self.served.metrics
+    }
+
     /// Whether the model is in memory.
     pub fn is_loaded(&self) -> bool {
-        matches!(*self.served.lock(), State::Ready(_))
+        self.served.loaded().is_some()
+    }
+
+    /// What the model takes in memory, in bytes; zero while it is not there.
+    pub fn resident_bytes(&self) -> u64 {
+        self.served.loaded().map_or(0, |loaded| loaded.bytes)
+    }
+
+    /// By what the limits of its process hold, while it has one.
+    pub fn limited_by(&self) -> Option<&'static str> {
+        match &self.served.loaded()?.engine {
+            Engine::Local(_) => None,
+            Engine::Remote(worker) => Some(worker.limited_by()),
+        }
     }
 
     /// Why the model cannot be loaded, if that was tried.
@@ -133,23 +222,47 @@ impl Replica {
         &self.served
     }
 
-    /// The model; loads it when it is not, while all others who ask wait for that one load. The load goes on when those
-    /// who wait for it leave.
-    pub(crate) async fn model(&self) -> Result<Arc<OnnxModel>> {
+    /// Loads the model if it is not in memory.
+    pub(crate) async fn load(&self) -> Result<()> {
+        self.served.load().await.map(drop)
+    }
+
+    /// Lets the model go; says whether it was there.
+    pub(crate) fn unload(&self, reason: Eviction) -> bool {
+        self.served.memory.unload(&self.served, reason)
+    }
+}
+
+impl Served {
+    /// The threads that a batch computes on: what somebody decided, or all processors for a model that has work for them.
+    pub(crate) fn threads(&self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        let decide = || if self.file_bytes >= SEVERAL_THREADS_FROM_BYTES { processors() } else { 1 };
+        self.threads.unwrap_or_else(decide)
+    }
+
+    /// The model, if it is in memory.
+    pub(crate) fn loaded(&self) -> Option<Arc<Loaded>> {
+        match &*self.lock() {
+            State::Ready(loaded) => Some(Arc::clone(loaded)),
+            _ => None,
+        }
+    }
+
+    /// The model; loads it when it is not there, while all others who ask wait for that one load. The load goes on when
+    /// those who wait for it leave.
+    pub(crate) async fn load(self: &Arc<Self>) -> Result<Arc<Loaded>> {
         let mut loaded = {
-            let mut state = self.served.lock();
+            let mut state = self.lock();
             match &*state {
-                State::Ready(model) => return Ok(Arc::clone(model)),
+                State::Ready(loaded) => return Ok(Arc::clone(loaded)),
                 State::Failed(at, error) if at.elapsed() < FAILURE_KEPT => return Err(error.clone()),
                 State::Loading(loaded) => loaded.clone(),
                 State::Cold | State::Failed(..) => {
                     let (teller, loaded) = watch::channel(None);
                     *state = State::Loading(loaded.clone());
-                    let (served, name) = (Arc::clone(&self.served), self.deployment.name.clone());
-                    tokio::task::spawn_blocking(move || {
-                        let result = served.load(&name);
-                        teller.send_replace(Some(result));
-                    });
+                    let served = Arc::clone(self);
+                    tokio::spawn(async move { teller.send_replace(Some(served.load_now().await)) });
                     loaded
                 }
             }
@@ -158,38 +271,144 @@ impl Replica {
             Ok(result) => result.clone().unwrap_or_else(|| Err(Error::Internal("a load without a result".into()))),
             Err(_) => {
                 // The load panicked; the next call tries again.
-                *self.served.lock() = State::Cold;
-                Err(Error::Internal(format!("loading {} panicked", self.deployment.name)))
+                *self.lock() = State::Cold;
+                Err(Error::Internal(format!("loading {} panicked", self.name)))
             }
         }
     }
-}
 
-impl Served {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn load(&self, name: &Name) -> Result<Arc<OnnxModel>> {
+    async fn load_now(self: &Arc<Self>) -> Result<Arc<Loaded>> {
         let started = Instant::now();
-        let told = |reason: String| Error::Load { deployment: name.to_string(), reason };
-        let result = match &self.path {
-            Ok(path) => OnnxModel::load(path, 1).map(Arc::new).map_err(|error| told(error.to_string())),
-            Err(error) => Err(error.clone()),
-        };
-        self.metrics.loaded(started.elapsed(), result.is_ok());
-        let elapsed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.counters.load_micros.store(elapsed, Relaxed);
-        *self.lock() = match &result {
-            Ok(model) => {
-                tracing::info!(deployment = %name, load_ms = elapsed / 1000, "model loaded");
-                State::Ready(Arc::clone(model))
+        let result = self.memory.load(self).await.map(Arc::new);
+        let took = started.elapsed();
+        self.metrics.loaded(took, result.is_ok());
+        self.counters.load_micros.store(micros(took), Relaxed);
+        let mut state = self.lock();
+        *state = match &result {
+            Ok(loaded) => {
+                let load_ms = took.as_millis();
+                tracing::info!(deployment = %self.name, version = %self.id, load_ms, bytes = loaded.bytes, "model loaded");
+                State::Ready(Arc::clone(loaded))
             }
             Err(error) => {
                 tracing::warn!(%error, "model not loaded");
                 State::Failed(Instant::now(), error.clone())
             }
         };
+        drop(state);
+        self.memory.came();
         result
     }
+
+    /// Takes the model away from those who come.
+    pub(crate) fn take_loaded(&self) -> Option<Arc<Loaded>> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut *state, State::Cold) {
+            State::Ready(loaded) => Some(loaded),
+            other => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// The process that has the model ended. It is started again by the next call, unless it ended soon after its start.
+    pub(crate) fn crashed(&self, loaded: &Loaded) {
+        let mut state = self.lock();
+        if let State::Ready(present) = &*state
+            && std::ptr::eq(Arc::as_ptr(present), loaded)
+        {
+            tracing::error!(deployment = %self.name, version = %self.id, "the process that serves the model ended");
+            *state = if loaded.since.elapsed() < CRASHED_EARLY {
+                State::Failed(Instant::now(), Error::Crashed { deployment: self.name.to_string() })
+            } else {
+                State::Cold
+            };
+        }
+    }
+
+    /// Notes that somebody calls.
+    pub(crate) fn touch(&self) {
+        let now = Instant::now();
+        let mut use_of = self.use_of.lock().unwrap_or_else(PoisonError::into_inner);
+        let gap = now.saturating_duration_since(use_of.last);
+        use_of.mean_gap = use_of.mean_gap - use_of.mean_gap / 8 + gap / 8;
+        use_of.last = now;
+    }
+
+    /// What the policy has to know of a model in memory.
+    pub(crate) fn as_resident(&self) -> Option<Resident<u64>> {
+        let loaded = self.loaded()?;
+        let use_of = self.use_of.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Resident {
+            key: self.key,
+            bytes: loaded.bytes,
+            load_joules: loaded.load_joules,
+            last_used: use_of.last.max(loaded.since),
+            gap: use_of.mean_gap,
+            pinned: self.settings.pin,
+            keep_alive: self.settings.keep_alive,
+        })
+    }
+
+    /// Calls that compute now.
+    pub(crate) fn computing(&self, calls: usize) -> Computing<'_> {
+        let calls = calls as u64;
+        self.counters.in_flight.fetch_add(calls, Relaxed);
+        Computing { counters: &self.counters, calls }
+    }
+
+    /// Books a batch.
+    pub(crate) fn account(&self, calls: usize, rows: usize, cpu_seconds: f64, compute: Duration) {
+        if calls > 0 {
+            self.counters.requests.fetch_add(calls as u64, Relaxed);
+            self.counters.compute_micros.fetch_add(micros(compute), Relaxed);
+            self.metrics.batch(calls, rows);
+        }
+        let usage = self.usage(calls as u64, rows as u64, cpu_seconds);
+        self.metrics.spent(&usage);
+        self.meter.record(usage);
+    }
+
+    /// Books what loading took: it is the deployment's, whose calls made it necessary.
+    pub(crate) fn account_load(&self, cpu_seconds: f64) {
+        self.meter.record(Usage { activity: Activity::Load, ..self.usage(0, 0, cpu_seconds) });
+    }
+
+    /// Counts a call that failed in the model.
+    pub(crate) fn failed(&self, error: &Error) {
+        self.counters.requests.fetch_add(1, Relaxed);
+        if matches!(error, Error::Run(_) | Error::Crashed { .. }) {
+            self.counters.failures.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// From now on every call is computed alone.
+    pub(crate) fn stop_batching(&self, reason: &str) {
+        if self.queue.stop_batching() {
+            tracing::warn!(deployment = %self.name, version = %self.id, "calls are computed one at a time: {reason}");
+        }
+    }
+
+    /// Usage by this version.
+    pub(crate) fn usage(&self, requests: u64, rows: u64, cpu_seconds: f64) -> Usage {
+        Usage {
+            activity: Activity::Predict,
+            deployment: Some(self.name.clone()),
+            model: Some(self.id.model.clone()),
+            version: Some(self.id.version),
+            requests,
+            rows,
+            cpu_seconds,
+            energy: self.meter.dynamic_energy(cpu_seconds),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

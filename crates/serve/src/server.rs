@@ -3,30 +3,38 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock, atomic::Ordering::Relaxed},
-    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
-use wattle_core::{Activity, ModelVersionId, Name, Signature, Usage, nearest};
-use wattle_engine::{Tensor, onnx::OnnxModel};
-use wattle_meter::{Meter, thread_cpu_seconds};
-use wattle_store::{Deployment, Store};
+use wattle_core::{ModelVersionId, Name, Signature, Usage, nearest};
+use wattle_engine::{Tensor, in_order};
+use wattle_meter::Meter;
+use wattle_store::{Deployment, Isolation, Settings, Store};
 
 use crate::{
-    Error, Result,
+    Context, Error, Launcher, Result,
     admit::{Admission, Place},
-    metrics::{Metrics, Phases, Refusal, Revision},
-    replica::Replica,
+    batch::{Answered, rows_of},
+    memory::Memory,
+    metrics::{Eviction, Metrics, Phases, Refusal, Revision},
+    queue,
+    replica::{Parts, Replica},
 };
 
 /// The bounds of one server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// How many requests compute at once; the machine's cores, usually.
+    /// How many threads compute at once; the machine's processors, usually.
     pub max_computing: usize,
-    /// How many more may wait.
+    /// How many requests more may wait.
     pub max_waiting: usize,
+    /// How many requests of one tenant may be here.
+    pub max_tenant_requests: usize,
+    /// The memory that models may take, in bytes.
+    pub memory_budget_bytes: u64,
+    /// What deployments do not say themselves.
+    pub defaults: Settings,
 }
 
 /// An answer and what it cost.
@@ -63,6 +71,19 @@ pub struct ReplicaStatus {
     pub mean_compute_ms: Option<f64>,
     /// How long loading took; absent while not loaded.
     pub load_ms: Option<f64>,
+    /// What the model takes in memory, in bytes; 0 while not loaded.
+    #[serde(default)]
+    pub resident_bytes: u64,
+    /// Where its model lives.
+    #[serde(default = "thread")]
+    pub isolation: Isolation,
+    /// By what the limits of its process hold; absent without a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited_by: Option<String>,
+}
+
+fn thread() -> Isolation {
+    Isolation::Thread
 }
 
 /// Serves every deployment of a store from this process.
@@ -76,6 +97,8 @@ struct Inner {
     meter: Meter,
     metrics: Arc<Metrics>,
     admission: Admission,
+    memory: Arc<Memory>,
+    defaults: Settings,
     places_a_deployment: usize,
     replicas: RwLock<BTreeMap<Name, Arc<Replica>>>,
     /// One reload at a time, so that an older view never overwrites a newer one.
@@ -85,7 +108,8 @@ struct Inner {
 /// A call that has its place: on one version, whatever the deployment's name serves meanwhile.
 pub struct Call {
     replica: Arc<Replica>,
-    place: Place,
+    context: Context,
+    _place: Place,
     _share: OwnedSemaphorePermit,
 }
 
@@ -94,18 +118,32 @@ impl Call {
     pub fn replica(&self) -> &Replica {
         &self.replica
     }
+
+    /// What its caller says of it; the body may say more than was known when it got its place.
+    pub fn context_mut(&mut self) -> &mut Context {
+        &mut self.context
+    }
 }
 
 impl Server {
-    /// A server of the store's deployments. Nothing is loaded before it is called.
-    pub async fn start(store: Store, meter: Meter, options: ServeOptions) -> Result<Server> {
+    /// A server of the store's deployments. Nothing is loaded before it is called. Without a launcher no model gets a
+    /// process of its own.
+    pub async fn start(
+        store: Store,
+        meter: Meter,
+        options: ServeOptions,
+        launcher: Option<Arc<dyn Launcher>>,
+    ) -> Result<Server> {
         let places = options.max_computing + options.max_waiting;
+        let metrics = Arc::<Metrics>::default();
         let server = Server {
             inner: Arc::new(Inner {
                 store,
+                memory: Memory::new(options.memory_budget_bytes, launcher, meter.clone(), &metrics),
                 meter,
-                metrics: Arc::default(),
-                admission: Admission::new(options.max_computing, options.max_waiting),
+                metrics,
+                admission: Admission::new(options.max_computing, options.max_waiting, options.max_tenant_requests),
+                defaults: options.defaults,
                 // The others always find a quarter, however slow one is.
                 places_a_deployment: places - places / 4,
                 replicas: RwLock::default(),
@@ -134,29 +172,53 @@ impl Server {
             replicas.insert(name, Arc::new(replica));
         }
         self.inner.metrics.retain(|revision| {
-            replicas.get(&revision.deployment).is_some_and(|replica| replica.model_version() == revision.model)
+            replicas.get(&revision.deployment).is_some_and(|replica| *replica.model_version() == revision.model)
         });
-        *self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner) = replicas;
+        let served: Vec<u64> = replicas.values().map(|replica| replica.served().key).collect();
+        let before = std::mem::replace(
+            &mut *self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner),
+            replicas,
+        );
+        // What still answers calls goes when the last of them is answered.
+        for replica in before.into_values().filter(|replica| !served.contains(&replica.served().key)) {
+            if replica.served().queue.is_idle() {
+                replica.unload(Eviction::Replaced);
+            }
+        }
         Ok(())
     }
 
     async fn new_replica(&self, deployment: Deployment) -> Replica {
+        let inner = &self.inner;
         let id = ModelVersionId { model: deployment.model.clone(), version: deployment.version };
         let found = async {
-            let manifest = self.inner.store.version(&id).await?.manifest;
-            let path = self.inner.store.blobs().local_path(manifest.digest).await;
-            Ok::<_, wattle_store::Error>((manifest.signature, path))
+            let manifest = inner.store.version(&id).await?.manifest;
+            let path = inner.store.blobs().local_path(manifest.digest).await;
+            Ok::<_, wattle_store::Error>((manifest.signature, manifest.bytes, path))
         };
         let told = |error: wattle_store::Error| {
             tracing::error!(deployment = %deployment.name, %error, "a deployed model is not there");
             Error::Load { deployment: deployment.name.to_string(), reason: error.to_string() }
         };
-        let (signature, path) = match found.await {
-            Ok((signature, path)) => (signature, path.map_err(told)),
-            Err(error) => (Signature { inputs: Vec::new(), outputs: Vec::new() }, Err(told(error))),
+        let (signature, file_bytes, path) = match found.await {
+            Ok((signature, bytes, path)) => (signature, bytes, path.map_err(told)),
+            Err(error) => (Signature { inputs: Vec::new(), outputs: Vec::new() }, 0, Err(told(error))),
         };
-        let metrics = self.inner.metrics.revision(Revision { deployment: deployment.name.clone(), model: id });
-        Replica::new(deployment, signature, path, self.inner.places_a_deployment, metrics)
+        let settings = inner.defaults.clone();
+        let parts = Parts {
+            name: deployment.name.clone(),
+            metrics: inner.metrics.revision(Revision { deployment: deployment.name.clone(), model: id.clone() }),
+            id,
+            signature,
+            path,
+            file_bytes,
+            threads: settings.threads.map(|threads| threads as usize),
+            settings: settings.resolve(),
+            places: inner.places_a_deployment,
+            meter: inner.meter.clone(),
+            memory: Arc::clone(&inner.memory),
+        };
+        Replica::new(deployment, parts)
     }
 
     /// The deployment of this name, or, without a name, the default or only one.
@@ -197,20 +259,22 @@ impl Server {
     }
 
     /// Gives a call its place, or says at once that there is none.
-    pub fn admit(&self, replica: Arc<Replica>) -> Result<Call> {
+    pub fn admit(&self, replica: Arc<Replica>, context: Context) -> Result<Call> {
         replica.check_path()?;
-        let metrics = &replica.served().metrics;
-        let share = Arc::clone(&replica.served().places).try_acquire_owned().map_err(|_| {
-            metrics.refused(Refusal::Share);
+        let served = replica.served();
+        let share = Arc::clone(&served.places).try_acquire_owned().map_err(|_| {
+            served.metrics.refused(Refusal::Share);
             Error::Busy {
                 reason: format!("deployment {} has as many calls waiting as one may", replica.name()),
                 retry_after_seconds: 1,
             }
         })?;
-        let place = self.inner.admission.enter().inspect_err(|_| {
-            metrics.refused(if self.inner.admission.is_closed() { Refusal::Closing } else { Refusal::Full });
+        let place = self.inner.admission.enter(context.tenant.as_deref()).map_err(|(refusal, error)| {
+            served.metrics.refused(refusal);
+            error
         })?;
-        Ok(Call { replica, place, _share: share })
+        served.touch();
+        Ok(Call { replica, context, _place: place, _share: share })
     }
 
     /// Computes the model's outputs for these inputs.
@@ -218,29 +282,23 @@ impl Server {
     /// The caller's leaving (this future's being dropped) gives its place back while it waits; what computes already
     /// runs to its end and is accounted for.
     pub async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction> {
-        let replica = Arc::clone(&call.replica);
-        for spec in &replica.signature().inputs {
-            if let Some(tensor) = inputs.iter().find(|tensor| tensor.name == spec.name) {
-                tensor.check(spec).map_err(|error| Error::Invalid(error.to_string()))?;
-            }
-        }
-        let begun = Instant::now();
-        let queued = replica.served().metrics.queued.hold();
-        let model = replica.model().await?;
-        // Its own model's turn comes first: who waits for a slow model holds none of the processors that others need.
-        let own_turn = Arc::clone(&replica.served().turn).acquire_owned().await;
-        let own_turn = own_turn.map_err(|error| Error::Internal(error.to_string()))?;
-        let turn = self.inner.admission.turn().await?;
-        drop(queued);
-        let meter = self.inner.meter.clone();
-        let compute = move || {
-            let _held = (call.place, call._share, own_turn, turn);
-            let queue = begun.elapsed();
-            let mut prediction = compute(&replica, &model, &inputs, &meter)?;
-            prediction.phases.queue = queue;
-            Ok(prediction)
-        };
-        tokio::task::spawn_blocking(compute).await.map_err(|error| Error::Internal(error.to_string()))?
+        let served = call.replica.served();
+        let inputs = in_order(&served.signature, inputs).map_err(|error| Error::Invalid(error.to_string()))?;
+        let rows = rows_of(&inputs) as u64;
+        let answered = queue::submit(served, &self.inner.admission, &call.context, inputs).await?;
+        let Answered { outputs, cpu_seconds, queue, batch, compute } = answered;
+        let phases = Phases { queue, batch, compute, ..Phases::default() };
+        Ok(Prediction { model: served.id.clone(), outputs, usage: served.usage(1, rows, cpu_seconds), phases })
+    }
+
+    /// Loads a deployment's model now, so that its first call need not wait for that.
+    pub async fn load(&self, name: &Name) -> Result<()> {
+        self.find(Some(name))?.load().await
+    }
+
+    /// Lets a deployment's model go; its next call loads it again. Says whether it was there.
+    pub fn unload(&self, name: &Name) -> Result<bool> {
+        Ok(self.find(Some(name))?.unload(Eviction::Request))
     }
 
     /// Refuses new calls from now on; those under way are answered.
@@ -251,60 +309,6 @@ impl Server {
     fn replica(&self, name: &Name) -> Option<Arc<Replica>> {
         self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
-}
-
-/// Runs the model on this thread, whose clock is what the call costs.
-fn compute(replica: &Replica, model: &OnnxModel, inputs: &[Tensor], meter: &Meter) -> Result<Prediction> {
-    let counters = &replica.served().counters;
-    counters.in_flight.fetch_add(1, Relaxed);
-    let (started, cpu_before) = (Instant::now(), thread_cpu_seconds());
-    let result = model.run(inputs);
-    let cpu_seconds = (thread_cpu_seconds() - cpu_before).max(0.0);
-    let elapsed = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let phases = Phases { compute: started.elapsed(), ..Phases::default() };
-    counters.in_flight.fetch_sub(1, Relaxed);
-    counters.compute_micros.fetch_add(elapsed, Relaxed);
-    counters.requests.fetch_add(1, Relaxed);
-    if matches!(result, Err(wattle_engine::Error::Run(_))) {
-        counters.failures.fetch_add(1, Relaxed);
-    }
-    let id = replica.model_version();
-    let usage = Usage {
-        activity: Activity::Predict,
-        deployment: Some(replica.name().clone()),
-        model: Some(id.model.clone()),
-        version: Some(id.version),
-        requests: u64::from(result.is_ok()),
-        rows: result.as_ref().map_or(0, |_| inputs.first().map_or(0, |tensor| tensor.rows() as u64)),
-        cpu_seconds,
-        energy: meter.dynamic_energy(cpu_seconds),
-    };
-    replica.served().metrics.spent(&usage);
-    replica.served().metrics.batch(1, inputs.first().map_or(0, Tensor::rows));
-    meter.record(usage.clone());
-    let outputs = result.map_err(|error| match error {
-        wattle_engine::Error::InvalidInput(text) => Error::Invalid(text),
-        other => uneven_rows(replica.signature(), inputs).unwrap_or_else(|| Error::Run(other.to_string())),
-    })?;
-    Ok(Prediction { model: id, outputs, usage, phases })
-}
-
-/// Why a model may have failed: inputs that take any number of rows got different ones. It is asked only afterwards,
-/// since a graph may take inputs that are not rows of the same table.
-fn uneven_rows(signature: &Signature, inputs: &[Tensor]) -> Option<Error> {
-    let free = |tensor: &&Tensor| {
-        signature.input(&tensor.name).and_then(|spec| spec.shape.first()).is_some_and(|dimension| *dimension < 0)
-    };
-    let mut tensors = inputs.iter().filter(free);
-    let first = tensors.next()?;
-    let other = tensors.find(|tensor| tensor.rows() != first.rows())?;
-    Some(Error::Invalid(format!(
-        "{:?} has {} rows and {:?} has {}: send the same number in every input",
-        first.name,
-        first.rows(),
-        other.name,
-        other.rows()
-    )))
 }
 
 impl Replica {
@@ -322,6 +326,9 @@ impl Replica {
             in_flight: counters.in_flight.load(Relaxed),
             mean_compute_ms: (requests > 0).then(|| ms(counters.compute_micros.load(Relaxed)) / requests as f64),
             load_ms: self.is_loaded().then(|| ms(counters.load_micros.load(Relaxed))),
+            resident_bytes: self.resident_bytes(),
+            isolation: self.settings().isolation,
+            limited_by: self.limited_by().map(str::to_owned),
         }
     }
 }

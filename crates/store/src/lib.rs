@@ -14,6 +14,7 @@ mod check;
 mod error;
 mod gc;
 mod manifest;
+mod settings;
 mod staging;
 pub mod table;
 
@@ -28,5 +29,6 @@ pub use catalogue::{
 pub use error::{Error, Result};
 pub use gc::Collected;
 pub use manifest::{DataReference, Manifest, TrainingCost};
+pub use settings::{Isolation, ResolvedSettings, Settings};
 pub use staging::{StagedFile, Staging};
 pub use store::Store;

@@ -101,13 +101,17 @@ pub(crate) struct ServeFlags {
     #[arg(long, env = "WATTLE_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 
-    /// Calls that compute at once [default: the machine's cores].
+    /// Threads that compute at once [default: the machine's cores].
     #[arg(long, value_parser = count(1, MOST_CALLS))]
     pub(crate) max_computing: Option<usize>,
 
     /// Calls that may wait beyond those; more are refused with 503.
     #[arg(long, default_value_t = 256, value_parser = count(0, MOST_CALLS))]
     pub(crate) max_waiting: usize,
+
+    /// The memory that models may take together, in bytes [default: half of the machine's or the container's].
+    #[arg(long, value_name = "BYTES", value_parser = value_parser!(u64).range(1..))]
+    pub(crate) memory_budget: Option<u64>,
 
     /// Training jobs that run at once.
     #[arg(long, default_value_t = 1, value_parser = count(1, MOST_JOBS))]

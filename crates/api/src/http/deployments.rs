@@ -27,6 +27,17 @@ pub(super) async fn show(State(app): State<App>, FromPath(name): FromPath<Name>)
     Ok(Json(replica.status()))
 }
 
+/// `POST /api/v1/deployments/{name}/load`: the answer comes when the model is in memory.
+pub(super) async fn load(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<Json<ReplicaStatus>> {
+    app.service.load(name.clone()).await?;
+    Ok(Json(app.service.find(Some(&name))?.status()))
+}
+
+pub(super) async fn unload(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<Json<ReplicaStatus>> {
+    app.service.unload(name.clone()).await?;
+    Ok(Json(app.service.find(Some(&name))?.status()))
+}
+
 pub(super) async fn remove(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<StatusCode> {
     app.service.undeploy(name).await?;
     Ok(StatusCode::NO_CONTENT)

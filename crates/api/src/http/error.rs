@@ -21,6 +21,7 @@ impl Code {
             Code::Timeout => StatusCode::REQUEST_TIMEOUT,
             Code::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Code::Expired => StatusCode::GATEWAY_TIMEOUT,
             Code::OutOfSpace => StatusCode::INSUFFICIENT_STORAGE,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }

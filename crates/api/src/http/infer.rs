@@ -14,10 +14,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use wattle_core::{Name, Signature, TensorSpec};
 use wattle_engine::{Data, Tensor};
-use wattle_serve::{Prediction, Replica};
+use wattle_serve::{Call, Context, Prediction, Replica};
 
 use super::{
     App,
+    context::FromHeaders,
     extract::FromPath,
     oip::find_version,
     predict::{Answer, JSON, Written, answer},
@@ -33,27 +34,35 @@ const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-cont
 pub(super) async fn infer(
     State(app): State<App>,
     FromPath(name): FromPath<Name>,
+    FromHeaders(context): FromHeaders,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Answer> {
     let replica = app.service.find(Some(&name))?;
-    call(&app, replica, &headers, body).await
+    infer_by(&app, replica, context, &headers, body).await
 }
 
 pub(super) async fn version_infer(
     State(app): State<App>,
     FromPath((name, version)): FromPath<(Name, String)>,
+    FromHeaders(context): FromHeaders,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Answer> {
     let replica = find_version(&app, &name, &version)?;
-    call(&app, replica, &headers, body).await
+    infer_by(&app, replica, context, &headers, body).await
 }
 
-async fn call(app: &App, replica: Arc<Replica>, headers: &HeaderMap, body: Body) -> Result<Answer> {
+async fn infer_by(
+    app: &App,
+    replica: Arc<Replica>,
+    context: Context,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Answer> {
     let json_length = json_length(headers)?;
     let body = app.bodies.read_aligned(body, json_length.unwrap_or(0)).await?;
-    answer(app, replica, body, move |replica, body| read(replica.signature(), body, json_length), write).await
+    answer(app, replica, context, body, move |call, body| read(call, body, json_length), write).await
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>> {
@@ -78,7 +87,8 @@ struct Wanted {
 
 /// The inputs of a body of which `json_length` bytes are JSON; all of them when that is absent, and none when it is 0:
 /// then the body is the model's only input as it is.
-fn read(signature: &Signature, body: &Bytes, json_length: Option<usize>) -> Result<(Vec<Tensor>, Kept)> {
+fn read(call: &mut Call, body: &Bytes, json_length: Option<usize>) -> Result<(Vec<Tensor>, Kept)> {
+    let signature = call.replica().signature();
     if json_length == Some(0) {
         let outputs = (0..signature.outputs.len()).map(|index| Wanted { index, binary: true }).collect();
         return Ok((vec![raw_input(signature, body)?], Kept { id: None, outputs }));
@@ -99,7 +109,21 @@ fn read(signature: &Signature, body: &Bytes, json_length: Option<usize>) -> Resu
         let message = format!("{} bytes at the end of the body belong to no input", tail.len());
         return Err(ApiError::invalid(message));
     }
+    apply(&parameters, call.context_mut())?;
     Ok((inputs, Kept { id, outputs }))
+}
+
+/// Triton's own parameters of a request: `priority`, 1 for the highest, and `timeout` in microseconds; 0 leaves either
+/// open.
+fn apply(parameters: &Map<String, Value>, context: &mut Context) -> Result<()> {
+    let number = |name: &str| match parameters.get(name) {
+        None => Ok(0),
+        Some(value) => value.as_u64().ok_or_else(|| {
+            ApiError::invalid(format!("the parameter {name} must be a whole number, at least 0"))
+        }),
+    };
+    context.apply_triton(number("priority")?, number("timeout")?);
+    Ok(())
 }
 
 /// An input with its data out of the JSON, or off the front of what stands behind it.

@@ -1,6 +1,7 @@
 //! REST: thin adapters over [`Service`], one file per noun.
 
 mod body;
+mod context;
 mod datasets;
 mod deployments;
 mod drain;
@@ -82,6 +83,8 @@ pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
         .route("/api/v1/deployments", get(deployments::list).post(deployments::create))
         .route("/api/v1/deployments/{name}", get(deployments::show))
         .route("/api/v1/deployments/{name}", delete(deployments::remove))
+        .route("/api/v1/deployments/{name}/load", post(deployments::load))
+        .route("/api/v1/deployments/{name}/unload", post(deployments::unload))
         .route("/predict", post(predict::default))
         .route("/models/{deployment}/predict", post(predict::named))
         .route("/v2", get(oip::server))

@@ -3,7 +3,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{self, Poll},
 };
 
 use axum::{
@@ -14,11 +14,12 @@ use axum::{
 use http_body::{Frame, SizeHint};
 use wattle_core::{Name, TensorSpec};
 use wattle_engine::Tensor;
-use wattle_serve::{Prediction, Replica};
+use wattle_serve::{Call, Context, Prediction, Replica};
 
 use super::{
     App,
     body::{Held, off_the_runtime},
+    context::FromHeaders,
     extract::FromPath,
 };
 use crate::{
@@ -30,25 +31,34 @@ use crate::{
 pub(super) type Answer = (HeaderMap, Body);
 
 /// `POST /predict`: the default or only deployment.
-pub(super) async fn default(State(app): State<App>, body: Body) -> Result<Answer> {
+pub(super) async fn default(
+    State(app): State<App>,
+    FromHeaders(context): FromHeaders,
+    body: Body,
+) -> Result<Answer> {
     let replica = app.service.find(None)?;
-    predict(&app, replica, body).await
+    predict(&app, replica, context, body).await
 }
 
 /// `POST /models/{deployment}/predict`.
-pub(super) async fn named(State(app): State<App>, FromPath(deployment): FromPath<Name>, body: Body) -> Result<Answer> {
+pub(super) async fn named(
+    State(app): State<App>,
+    FromPath(deployment): FromPath<Name>,
+    FromHeaders(context): FromHeaders,
+    body: Body,
+) -> Result<Answer> {
     let replica = app.service.find(Some(&deployment))?;
-    predict(&app, replica, body).await
+    predict(&app, replica, context, body).await
 }
 
-async fn predict(app: &App, replica: Arc<Replica>, body: Body) -> Result<Answer> {
+async fn predict(app: &App, replica: Arc<Replica>, context: Context, body: Body) -> Result<Answer> {
     let body = app.bodies.read(body).await?;
-    let read = |replica: &Replica, body: &Bytes| Ok((inputs_from_json(replica.signature(), body)?, ()));
+    let read = |call: &mut Call, body: &Bytes| Ok((inputs_from_json(call.replica().signature(), body)?, ()));
     let write = |_: &Replica, prediction: Prediction, ()| {
         let text = serde_json::to_vec(&Outputs(prediction.outputs)).map_err(ApiError::internal)?;
         Ok(Written { content_type: JSON, headers: HeaderMap::new(), pieces: vec![text.into()] })
     };
-    answer(app, replica, body, read, write).await
+    answer(app, replica, context, body, read, write).await
 }
 
 /// The content type of JSON.
@@ -68,14 +78,15 @@ pub(super) struct Written {
 pub(super) async fn answer<K: Send + 'static>(
     app: &App,
     replica: Arc<Replica>,
+    context: Context,
     body: Held,
-    read: impl FnOnce(&Replica, &Bytes) -> Result<(Vec<Tensor>, K)> + Send + 'static,
+    read: impl FnOnce(&mut Call, &Bytes) -> Result<(Vec<Tensor>, K)> + Send + 'static,
     write: impl FnOnce(&Replica, Prediction, K) -> Result<Written> + Send + 'static,
 ) -> Result<Answer> {
-    let call = app.service.admit(Arc::clone(&replica))?;
+    let mut call = app.service.admit(Arc::clone(&replica), context)?;
     let bytes = body.bytes().len();
     let inputs = move || {
-        let (inputs, kept) = read(call.replica(), body.bytes())?;
+        let (inputs, kept) = read(&mut call, body.bytes())?;
         // The inputs are about as large as the body was, so its share stays taken.
         Ok((call, inputs, kept, body.into_share()))
     };
@@ -99,7 +110,7 @@ impl HttpBody for Pieces {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
     }
 

@@ -15,7 +15,7 @@ use super::{
     threads::Pool,
     value::{from_value, to_value},
 };
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Tensor, in_order};
 
 /// A loaded ONNX model.
 ///
@@ -77,7 +77,11 @@ impl OnnxModel {
     /// [`Error::InvalidInput`] for an input that is absent, twice, unknown, or does not fit; [`Error::Run`] when the
     /// graph itself fails on these values.
     pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        check_names(&self.signature, inputs)?;
+        self.run_in_order(&in_order(&self.signature, inputs.to_vec())?)
+    }
+
+    /// The same for inputs that [`in_order`] gave back.
+    pub fn run_in_order(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for tensor in inputs {
             values.push((Cow::Borrowed(tensor.name.as_str()), to_value(tensor)?));
@@ -89,27 +93,6 @@ impl OnnxModel {
             from_value(spec, value)
         };
         self.signature.outputs.iter().map(read).collect()
-    }
-}
-
-fn check_names(signature: &Signature, inputs: &[Tensor]) -> Result<()> {
-    for (index, tensor) in inputs.iter().enumerate() {
-        let Some(spec) = signature.input(&tensor.name) else {
-            let nearest = signature.nearest_input(&tensor.name);
-            let names = signature.inputs.iter().map(|spec| spec.name.as_str()).take(20).collect::<Vec<_>>().join(", ");
-            return Err(Error::InvalidInput(match nearest {
-                Some(nearest) => format!("unknown input {:?}: did you mean {nearest:?}?", tensor.name),
-                None => format!("unknown input {:?}: the model takes {names}", tensor.name),
-            }));
-        };
-        if inputs[..index].iter().any(|earlier| earlier.name == tensor.name) {
-            return Err(Error::InvalidInput(format!("input {:?} was sent twice", tensor.name)));
-        }
-        tensor.check(spec)?;
-    }
-    match signature.inputs.iter().find(|spec| !inputs.iter().any(|tensor| tensor.name == spec.name)) {
-        Some(absent) => Err(Error::InvalidInput(format!("input {:?} is absent: send it too", absent.name))),
-        None => Ok(()),
     }
 }
 

@@ -22,7 +22,7 @@ use wattle_api::{
 };
 use wattle_meter::{Meter, SensorConfig};
 use wattle_serve::{ServeOptions, Server};
-use wattle_store::Store;
+use wattle_store::{Settings, Store};
 use wattle_train::jobs::{Jobs, JobsOptions};
 
 use crate::{
@@ -64,7 +64,7 @@ pub(crate) async fn run(flags: ServeFlags) -> Result<ExitCode> {
         max_waiting: MAX_WAITING_JOBS,
     };
     let jobs = Jobs::start(store.clone(), meter.clone(), jobs_options).await?;
-    let server = Server::start(store.clone(), meter.clone(), config.serving).await?;
+    let server = Server::start(store.clone(), meter.clone(), config.serving, None).await?;
     let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program: config.program });
     let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits);
 
@@ -111,7 +111,16 @@ fn resolve(flags: ServeFlags) -> Result<Config> {
         listen: flags.listen,
         data_dir,
         program: env::current_exe().context("cannot tell where this program is")?,
-        serving: ServeOptions { max_computing: flags.max_computing.unwrap_or(cores), max_waiting: flags.max_waiting },
+        serving: ServeOptions {
+            max_computing: flags.max_computing.unwrap_or(cores),
+            max_waiting: flags.max_waiting,
+            max_tenant_requests: (flags.max_computing.unwrap_or(cores) + flags.max_waiting).div_ceil(2),
+            memory_budget_bytes: match flags.memory_budget {
+                Some(bytes) => bytes,
+                None => wattle_meter::memory_bytes()? / 2,
+            },
+            defaults: Settings::default(),
+        },
         max_training: flags.max_training,
         limits: Limits {
             max_body_bytes: flags.max_body_bytes,

@@ -1,0 +1,107 @@
+//! What computes a batch: a model in this process, or a process of its own that has the model.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use wattle_core::{Name, Signature};
+use wattle_engine::{Tensor, onnx::OnnxModel};
+use wattle_meter::{thread_cpu_seconds, threads_cpu_seconds};
+
+use crate::{Error, Result};
+
+/// The outputs of a batch, and what it took.
+#[derive(Debug)]
+pub struct Computed {
+    /// Every output of the model, in the signature's order.
+    pub outputs: Vec<Tensor>,
+    /// Processor time of all threads that computed.
+    pub cpu_seconds: f64,
+}
+
+/// What a process is started for.
+#[derive(Debug, Clone)]
+pub struct WorkerOrder {
+    /// The deployment, for logs and messages.
+    pub deployment: Name,
+    /// The model's file.
+    pub model: PathBuf,
+    /// The model's inputs and outputs.
+    pub signature: Signature,
+    /// The threads that one batch computes on.
+    pub threads: usize,
+    /// The most memory that the process may take.
+    pub memory_limit_bytes: Option<u64>,
+    /// The most processors that it may use.
+    pub cpu_limit: Option<f64>,
+}
+
+/// Starts processes that serve one model each.
+#[async_trait]
+pub trait Launcher: Send + Sync + 'static {
+    /// Starts one and waits until it has its model.
+    ///
+    /// # Errors
+    /// [`Error::Load`] when it cannot be started, or cannot load its model.
+    async fn launch(&self, order: WorkerOrder) -> Result<Arc<dyn Worker>>;
+}
+
+/// A process that serves one model. It ends when this is dropped.
+#[async_trait]
+pub trait Worker: Send + Sync + 'static {
+    /// Computes a batch.
+    ///
+    /// # Errors
+    /// [`Error::Crashed`] when the process ended before it answered; [`Error::Run`] and [`Error::Invalid`] as the model
+    /// says.
+    async fn run(&self, inputs: &[Tensor]) -> Result<Computed>;
+
+    /// Whether the process is still there.
+    fn is_alive(&self) -> bool;
+
+    /// What it takes in memory with its model, in bytes.
+    fn resident_bytes(&self) -> u64;
+
+    /// Processor time that loading took.
+    fn load_cpu_seconds(&self) -> f64;
+
+    /// By what its limits hold, for people: `cgroup`, `affinity and rlimit`, or `none`.
+    fn limited_by(&self) -> &'static str;
+}
+
+/// What computes.
+#[derive(Clone)]
+pub(crate) enum Engine {
+    Local(Arc<OnnxModel>),
+    Remote(Arc<dyn Worker>),
+}
+
+impl Engine {
+    /// The threads that a batch computes on.
+    pub(crate) fn threads(&self) -> usize {
+        match self {
+            Engine::Local(model) => model.threads(),
+            // Its own process is scheduled by the system, within its own limits.
+            Engine::Remote(_) => 1,
+        }
+    }
+
+    /// Computes a batch; a model of this process on the calling thread, without a pause in between.
+    pub(crate) async fn run(&self, inputs: &[Tensor]) -> Result<Computed> {
+        match self {
+            Engine::Local(model) => compute(model, inputs),
+            Engine::Remote(worker) => worker.run(inputs).await,
+        }
+    }
+}
+
+/// Runs a model on this thread and its pool, whose clocks are what the batch costs.
+pub(crate) fn compute(model: &OnnxModel, inputs: &[Tensor]) -> Result<Computed> {
+    let pool = if model.threads() > 1 { model.pool_thread_ids() } else { Vec::new() };
+    let cpu_before = thread_cpu_seconds() + threads_cpu_seconds(&pool);
+    let outputs = model.run_in_order(inputs).map_err(|error| match error {
+        wattle_engine::Error::InvalidInput(text) => Error::Invalid(text),
+        other => Error::Run(other.to_string()),
+    })?;
+    let cpu_seconds = (thread_cpu_seconds() + threads_cpu_seconds(&pool) - cpu_before).max(0.0);
+    Ok(Computed { outputs, cpu_seconds })
+}

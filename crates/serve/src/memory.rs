@@ -1,0 +1,275 @@
+//! The models in memory: within a budget in bytes, loaded once for all who wait, measured as they are loaded.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+use wattle_engine::{
+    memory::{heap_bytes, trim_heap},
+    onnx::OnnxModel,
+};
+use wattle_meter::{MEMORY_WATTS_PER_BYTE, Meter, thread_cpu_seconds};
+use wattle_store::Isolation;
+
+use crate::{
+    Error, Launcher, Result, WorkerOrder,
+    engine::Engine,
+    metrics::{Eviction, Metrics, RevisionMetrics},
+    replica::Served,
+    residency::{self, Resident},
+};
+
+/// How long a load waits for models that are to go and still compute.
+const LEAVING: Duration = Duration::from_secs(30);
+/// How often it is looked for models that have stayed too long.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A model in memory. Its memory is free when the last who use it are done.
+pub(crate) struct Loaded {
+    pub(crate) engine: Engine,
+    pub(crate) bytes: u64,
+    pub(crate) load_joules: f64,
+    pub(crate) since: Instant,
+    metrics: Arc<RevisionMetrics>,
+    _room: Room,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.metrics.resident_bytes.add(-gauge(self.bytes));
+    }
+}
+
+/// The memory of one server's models.
+pub(crate) struct Memory {
+    budget_bytes: u64,
+    /// What models take, and what was set aside for those that are being loaded.
+    used_bytes: AtomicU64,
+    /// Rung when room became free, or a model came that can go for it.
+    changed: Notify,
+    /// Held while a model is loaded into this process, so that what is measured is its own.
+    loading: tokio::sync::Mutex<()>,
+    residents: Mutex<BTreeMap<u64, Weak<Served>>>,
+    launcher: Option<Arc<dyn Launcher>>,
+    meter: Meter,
+}
+
+/// Room that was set aside; free again when this is dropped.
+struct Room {
+    memory: Arc<Memory>,
+    bytes: u64,
+}
+
+impl Memory {
+    pub(crate) fn new(
+        budget_bytes: u64,
+        launcher: Option<Arc<dyn Launcher>>,
+        meter: Meter,
+        metrics: &Metrics,
+    ) -> Arc<Memory> {
+        metrics.memory_budget_bytes.set(gauge(budget_bytes));
+        let memory = Arc::new(Memory {
+            budget_bytes,
+            used_bytes: AtomicU64::new(0),
+            changed: Notify::new(),
+            loading: tokio::sync::Mutex::default(),
+            residents: Mutex::default(),
+            launcher,
+            meter,
+        });
+        tokio::spawn(look_for_overdue(Arc::downgrade(&memory)));
+        memory
+    }
+
+    /// Loads a model, for which others may have to go.
+    pub(crate) async fn load(self: &Arc<Self>, served: &Arc<Served>) -> Result<Loaded> {
+        let path = served.path.clone()?;
+        let needed = match served.known_bytes.load(Relaxed) {
+            // Its file's size is the least that it will take.
+            0 => tokio::fs::metadata(&path).await.map(|file| file.len()).unwrap_or(0),
+            known => known,
+        };
+        let told = |reason: String| Error::Load { deployment: served.name.to_string(), reason };
+        let (engine, bytes, cpu_seconds, mut room) = match served.settings.isolation {
+            Isolation::Thread => {
+                let _loading = self.loading.lock().await;
+                let room = self.make_room(served, needed).await?;
+                let threads = served.threads();
+                let (model, bytes, cpu_seconds) = load_here(path, threads).await.map_err(told)?;
+                (Engine::Local(Arc::new(model)), bytes, cpu_seconds, room)
+            }
+            Isolation::Process => {
+                let room = self.make_room(served, needed).await?;
+                let Some(launcher) = &self.launcher else {
+                    return Err(told("this server starts no processes for models: set isolation to thread".into()));
+                };
+                let order = WorkerOrder {
+                    deployment: served.name.clone(),
+                    model: path,
+                    signature: served.signature.clone(),
+                    threads: served.threads(),
+                    memory_limit_bytes: served.settings.memory_limit_bytes,
+                    cpu_limit: served.settings.cpu_limit,
+                };
+                let worker = launcher.launch(order).await?;
+                let (bytes, cpu_seconds) = (worker.resident_bytes(), worker.load_cpu_seconds());
+                (Engine::Remote(worker), bytes, cpu_seconds, room)
+            }
+        };
+        served.known_bytes.store(bytes.max(1), Relaxed);
+        if bytes > room.bytes {
+            let more = self.make_room(served, bytes - room.bytes).await?;
+            room.grow(more);
+        } else {
+            room.shrink(bytes);
+        }
+        served.account_load(cpu_seconds);
+        self.residents().insert(served.key, Arc::downgrade(served));
+        let load_joules = self.meter.dynamic_energy(cpu_seconds).joules;
+        let metrics = Arc::clone(&served.metrics);
+        metrics.resident_bytes.add(gauge(bytes));
+        Ok(Loaded { engine, bytes, load_joules, since: Instant::now(), metrics, _room: room })
+    }
+
+    /// Tells those who wait for room that a model is in memory now, and can go for it.
+    pub(crate) fn came(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Lets a model go; says whether it was there. Whoever computes with it goes on to the end.
+    pub(crate) fn unload(self: &Arc<Self>, served: &Served, reason: Eviction) -> bool {
+        self.residents().remove(&served.key);
+        let Some(loaded) = served.take_loaded() else { return false };
+        served.metrics.evicted(reason);
+        tracing::info!(deployment = %served.name, version = %served.id, bytes = loaded.bytes, reason = reason.as_str(), "model unloaded");
+        // To free a large model takes a while.
+        tokio::task::spawn_blocking(move || {
+            let is_here = matches!(loaded.engine, Engine::Local(_));
+            drop(loaded);
+            if is_here {
+                trim_heap();
+            }
+        });
+        true
+    }
+
+    /// Sets room aside, for which the least valuable models go.
+    async fn make_room(self: &Arc<Self>, served: &Served, needed_bytes: u64) -> Result<Room> {
+        let no_room = |pinned_bytes: u64| Error::NoRoom {
+            deployment: served.name.to_string(),
+            needed_bytes,
+            budget_bytes: self.budget_bytes,
+            pinned_bytes,
+        };
+        let until = tokio::time::Instant::now() + LEAVING;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on no bell is missed.
+            changed.as_mut().enable();
+            if let Some(room) = self.take(needed_bytes) {
+                return Ok(room);
+            }
+            let residents = self.snapshot();
+            let models: Vec<Resident<u64>> = residents.iter().map(|(resident, _)| resident.clone()).collect();
+            let going = residency::victims(&models, needed_bytes, self.budget_bytes, Instant::now())
+                .map_err(|no| no_room(no.pinned_bytes))?;
+            for (resident, served) in &residents {
+                if going.contains(&resident.key) {
+                    self.unload(served, Eviction::Room);
+                }
+            }
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return Err(Error::Busy {
+                    reason: format!("there is no room for deployment {} before other models are done", served.name),
+                    retry_after_seconds: 1,
+                });
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>, bytes: u64) -> Option<Room> {
+        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.budget_bytes);
+        self.used_bytes.fetch_update(Relaxed, Relaxed, fits).ok()?;
+        Some(Room { memory: Arc::clone(self), bytes })
+    }
+
+    fn snapshot(&self) -> Vec<(Resident<u64>, Arc<Served>)> {
+        let served: Vec<Arc<Served>> = self.residents().values().filter_map(Weak::upgrade).collect();
+        served.into_iter().filter_map(|served| Some((served.as_resident()?, served))).collect()
+    }
+
+    fn residents(&self) -> MutexGuard<'_, BTreeMap<u64, Weak<Served>>> {
+        self.residents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Room {
+    fn grow(&mut self, mut more: Room) {
+        self.bytes += std::mem::take(&mut more.bytes);
+    }
+
+    fn shrink(&mut self, bytes: u64) {
+        let over = self.bytes.saturating_sub(bytes);
+        self.bytes -= over;
+        self.memory.give_back(over);
+    }
+}
+
+impl Memory {
+    fn give_back(&self, bytes: u64) {
+        self.used_bytes.fetch_sub(bytes, Relaxed);
+        self.changed.notify_waiters();
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.memory.give_back(self.bytes);
+    }
+}
+
+fn gauge(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Loads a model into this process; how many bytes and how much processor time that took.
+async fn load_here(path: std::path::PathBuf, threads: usize) -> Result<(OnnxModel, u64, f64), String> {
+    let (sender, loaded) = tokio::sync::oneshot::channel();
+    let load = move || {
+        // Whoever calls a model that is there already goes first. Where it may not be said, loads take their share.
+        let _ = rustix::process::setpriority_process(None, 10);
+        let (heap, cpu) = (heap_bytes(), thread_cpu_seconds());
+        let model = OnnxModel::load(&path, threads).map_err(|error| error.to_string());
+        let (bytes, cpu_seconds) = (heap_bytes().saturating_sub(heap), thread_cpu_seconds() - cpu);
+        let _ = sender.send(model.map(|model| (model, bytes, cpu_seconds.max(0.0))));
+    };
+    thread::Builder::new().name("wattle-loader".into()).spawn(load).map_err(|error| error.to_string())?;
+    loaded.await.unwrap_or_else(|_| Err("loading panicked".into()))
+}
+
+/// Lets models go that have stayed for longer than is worth while, as long as the server is there.
+async fn look_for_overdue(memory: Weak<Memory>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(memory) = memory.upgrade() else { return };
+        let residents = memory.snapshot();
+        let models: Vec<Resident<u64>> = residents.iter().map(|(resident, _)| resident.clone()).collect();
+        let going = residency::overdue(&models, MEMORY_WATTS_PER_BYTE, Instant::now());
+        for (resident, served) in residents {
+            // One that is called just now has been idle no longer.
+            if going.contains(&resident.key) && served.queue.is_idle() {
+                memory.unload(&served, Eviction::Idle);
+            }
+        }
+    }
+}

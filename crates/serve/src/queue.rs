@@ -1,0 +1,364 @@
+//! A model's queue: who computes the batches, and when.
+//!
+//! Nobody is in charge while nobody calls. The first call makes the queue run; a model that is known to be quick and free
+//! is computed right where the call came in, without a hop to another thread, and all others by a task that lasts until
+//! nobody waits.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, oneshot},
+};
+use wattle_core::Signature;
+use wattle_engine::Tensor;
+
+use crate::{
+    Context, Error, Result,
+    admit::{Admission, Turn},
+    batch::{Answered, Waiter, agree, join, part, rows_of, tell_all},
+    batcher::{BatchLimits, Batcher, Entry, Next},
+    engine::{Computed, Engine, compute},
+    memory::Loaded,
+    replica::Served,
+};
+
+/// A model whose batches take less than this is computed where its calls come in: a hop to another thread and back costs
+/// about a tenth of it.
+const QUICK: Duration = Duration::from_micros(200);
+
+/// The calls that wait for one model.
+pub(crate) struct Queue {
+    max_rows: usize,
+    state: Mutex<State>,
+    /// Rung when a call came while a batch waits for company.
+    came: Notify,
+    /// The mean time of a batch, in nanoseconds; zero before the first.
+    mean_nanos: AtomicU64,
+    /// Whether batches were seen to answer like calls alone.
+    trust: AtomicU8,
+}
+
+struct State {
+    batcher: Batcher<Waiter>,
+    /// Whether somebody computes, or sees to it.
+    running: bool,
+}
+
+const UNKNOWN: u8 = 0;
+const TRUSTED: u8 = 1;
+const ALONE: u8 = 2;
+
+impl Queue {
+    pub(crate) fn new(limits: BatchLimits) -> Queue {
+        let trust = if limits.max_rows > 1 { UNKNOWN } else { ALONE };
+        Queue {
+            max_rows: limits.max_rows,
+            state: Mutex::new(State { batcher: Batcher::new(limits), running: false }),
+            came: Notify::new(),
+            mean_nanos: AtomicU64::new(0),
+            trust: AtomicU8::new(trust),
+        }
+    }
+
+    /// Whether nobody computes or waits.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        !state.running && state.batcher.is_empty()
+    }
+
+    /// Rows of a batch at most.
+    pub(crate) fn max_rows(&self) -> usize {
+        if self.trust.load(Relaxed) == ALONE { 1 } else { self.max_rows }
+    }
+
+    /// The mean time of a batch, once there was one.
+    pub(crate) fn mean_compute(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.mean_nanos.load(Relaxed))).filter(|mean| !mean.is_zero())
+    }
+
+    /// From now on every call is computed alone. Says whether that is news.
+    pub(crate) fn stop_batching(&self) -> bool {
+        self.lock().batcher.stop_batching();
+        self.trust.swap(ALONE, Relaxed) != ALONE
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_quick(&self) -> bool {
+        self.mean_compute().is_some_and(|mean| mean < QUICK)
+    }
+
+    fn took(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let mean = self.mean_nanos.load(Relaxed);
+        // A race loses one of many.
+        self.mean_nanos.store(if mean == 0 { nanos } else { mean - mean / 8 + nanos / 8 }, Relaxed);
+    }
+}
+
+/// Has a call computed. The caller's leaving (this future's being dropped) takes it out of the queue; what computes already
+/// runs to its end and is accounted for.
+pub(crate) async fn submit(
+    served: &Arc<Served>,
+    admission: &Admission,
+    context: &Context,
+    inputs: Vec<Tensor>,
+) -> Result<Answered> {
+    let since = Instant::now();
+    let queue = &served.queue;
+    let answer = {
+        let mut state = queue.lock();
+        if !state.running && state.batcher.is_empty() && queue.is_quick()
+            && let Some(loaded) = served.loaded()
+            && let Engine::Local(model) = &loaded.engine
+            && let Some(_turn) = admission.try_turn(model.threads())
+        {
+            state.running = true;
+            drop(state);
+            let _running = Running { served, admission };
+            let started = Instant::now();
+            let _computing = served.computing(1);
+            return finish(served, &inputs, compute(model, &inputs), since, started);
+        }
+        let (reply, answer) = oneshot::channel();
+        let call = Waiter { inputs, reply, since };
+        state.batcher.push(Entry { call, priority: context.priority, since, deadline: context.deadline });
+        if state.running {
+            queue.came.notify_one();
+        } else {
+            state.running = true;
+            spawn_driver(served, admission);
+        }
+        answer
+    };
+    let _queued = served.metrics.queued.hold();
+    let answered = match context.deadline {
+        Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                served.metrics.expired();
+                return Err(Error::Expired);
+            }
+        },
+        None => answer.await,
+    };
+    // Whoever is dropped unanswered was too late when its turn came.
+    answered.unwrap_or_else(|_| {
+        served.metrics.expired();
+        Err(Error::Expired)
+    })
+}
+
+/// Held while the queue runs without a driver; hands over to one if calls came meanwhile.
+struct Running<'a> {
+    served: &'a Arc<Served>,
+    admission: &'a Admission,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut state = self.served.queue.lock();
+        if state.batcher.is_empty() {
+            state.running = false;
+        } else {
+            spawn_driver(self.served, self.admission);
+        }
+    }
+}
+
+fn spawn_driver(served: &Arc<Served>, admission: &Admission) {
+    tokio::spawn(drive(Driver { served: Arc::clone(served), admission: admission.clone(), ended: false }));
+}
+
+/// Sees to a queue until nobody waits. Should it panic, the next call starts another.
+struct Driver {
+    served: Arc<Served>,
+    admission: Admission,
+    ended: bool,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if !self.ended {
+            let mut state = self.served.queue.lock();
+            tell_all(state.batcher.drain(), &Error::Internal("the task that computes batches ended".into()));
+            state.running = false;
+        }
+    }
+}
+
+async fn drive(mut driver: Driver) {
+    let served = Arc::clone(&driver.served);
+    loop {
+        let loaded = match served.load().await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                let mut state = served.queue.lock();
+                tell_all(state.batcher.drain(), &error);
+                state.running = false;
+                driver.ended = true;
+                return;
+            }
+        };
+        // The batch is made when there is a processor for it, so that it holds all who came until then.
+        let Ok(turn) = driver.admission.turn(loaded.engine.threads()).await else { return };
+        let next = {
+            let mut state = served.queue.lock();
+            let next = state.batcher.next(Instant::now());
+            if matches!(next, Next::Idle) {
+                state.running = false;
+                driver.ended = true;
+                return;
+            }
+            next
+        };
+        match next {
+            Next::Batch(calls) => run(&served, &loaded, calls, turn).await,
+            Next::Wait(until) => {
+                drop(turn);
+                let _ = tokio::time::timeout_at(until.into(), served.queue.came.notified()).await;
+            }
+            Next::Idle => {}
+        }
+    }
+}
+
+/// Computes a batch where that disturbs nobody: a slow model of this process on a thread that may be busy for long.
+async fn run(served: &Arc<Served>, loaded: &Arc<Loaded>, calls: Vec<Waiter>, turn: Turn) {
+    if matches!(loaded.engine, Engine::Remote(_)) || served.queue.is_quick() {
+        let _turn = turn;
+        return answer_all(served, loaded, calls).await;
+    }
+    let (served, loaded, runtime) = (Arc::clone(served), Arc::clone(loaded), Handle::current());
+    let task = move || {
+        let _turn = turn;
+        runtime.block_on(answer_all(&served, &loaded, calls));
+    };
+    // A panic drops the calls, whose callers are told.
+    if let Err(error) = tokio::task::spawn_blocking(task).await {
+        tracing::error!(%error, "a batch panicked");
+    }
+}
+
+/// Computes a batch and tells each call its own part.
+async fn answer_all(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) {
+    if calls.len() == 1 {
+        return answer_each(served, loaded, calls).await;
+    }
+    let begun = Instant::now();
+    let rows: Vec<usize> = calls.iter().map(|call| rows_of(&call.inputs)).collect();
+    let Some(inputs) = join(&calls) else { return answer_each(served, loaded, calls).await };
+    let batch = begun.elapsed();
+    let started = Instant::now();
+    let _computing = served.computing(calls.len());
+    let result = loaded.engine.run(&inputs).await;
+    let compute = started.elapsed();
+    drop(inputs);
+    // One bad call must not fail the others: on its own each gets what it deserves.
+    let Ok(mut computed) = result else { return answer_each(served, loaded, calls).await };
+    let Some(parts) = part(&computed.outputs, &rows) else {
+        served.stop_batching("its outputs are not one row for each of its inputs'");
+        return answer_each(served, loaded, calls).await;
+    };
+    served.queue.took(compute);
+    let all_rows: usize = rows.iter().sum();
+    if served.queue.trust.load(Relaxed) == UNKNOWN {
+        match alone(loaded, &calls, &parts).await {
+            Some(cpu_seconds) => computed.cpu_seconds += cpu_seconds,
+            None => {
+                served.stop_batching("a batch answers otherwise than its calls alone");
+                return answer_each(served, loaded, calls).await;
+            }
+        }
+        served.queue.trust.store(TRUSTED, Relaxed);
+    }
+    let share = |rows: usize| computed.cpu_seconds * rows as f64 / all_rows.max(1) as f64;
+    served.account(calls.len(), all_rows, computed.cpu_seconds, compute);
+    for ((call, outputs), rows) in calls.into_iter().zip(parts).zip(rows) {
+        let queue = begun.saturating_duration_since(call.since);
+        // Whoever left needs no answer.
+        let _ = call.reply.send(Ok(Answered { outputs, cpu_seconds: share(rows), queue, batch, compute }));
+    }
+}
+
+/// Compares a model's first batch with its calls alone, since a graph may let rows see each other although its shapes say
+/// nothing of it. The processor time that took, if they agree.
+async fn alone(loaded: &Loaded, calls: &[Waiter], parts: &[Vec<Tensor>]) -> Option<f64> {
+    let mut cpu_seconds = 0.0;
+    for (call, outputs) in calls.iter().zip(parts) {
+        let alone = loaded.engine.run(&call.inputs).await.ok()?;
+        if !agree(&alone.outputs, outputs) {
+            return None;
+        }
+        cpu_seconds += alone.cpu_seconds;
+    }
+    Some(cpu_seconds)
+}
+
+/// Computes each call alone, one after the other.
+async fn answer_each(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) {
+    for call in calls.into_iter().filter(|call| !call.reply.is_closed()) {
+        let started = Instant::now();
+        let computing = served.computing(1);
+        let result = loaded.engine.run(&call.inputs).await;
+        drop(computing);
+        if matches!(result, Err(Error::Crashed { .. })) {
+            served.crashed(loaded);
+        }
+        let answered = finish(served, &call.inputs, result, call.since, started);
+        let _ = call.reply.send(answered);
+    }
+}
+
+/// Books a call that was computed alone, and makes its answer.
+fn finish(
+    served: &Served,
+    inputs: &[Tensor],
+    result: Result<Computed>,
+    since: Instant,
+    started: Instant,
+) -> Result<Answered> {
+    let compute = started.elapsed();
+    match result {
+        Ok(Computed { outputs, cpu_seconds }) => {
+            served.queue.took(compute);
+            served.account(1, rows_of(inputs), cpu_seconds, compute);
+            let queue = started.saturating_duration_since(since);
+            Ok(Answered { outputs, cpu_seconds, queue, batch: Duration::ZERO, compute })
+        }
+        Err(error) => {
+            served.failed(&error);
+            Err(match error {
+                Error::Run(_) => uneven_rows(&served.signature, inputs).unwrap_or(error),
+                other => other,
+            })
+        }
+    }
+}
+
+/// Why a model may have failed: inputs that take any number of rows got different ones. It is asked only afterwards,
+/// since a graph may take inputs that are not rows of the same table.
+fn uneven_rows(signature: &Signature, inputs: &[Tensor]) -> Option<Error> {
+    let free = |tensor: &&Tensor| {
+        signature.input(&tensor.name).and_then(|spec| spec.shape.first()).is_some_and(|dimension| *dimension < 0)
+    };
+    let mut tensors = inputs.iter().filter(free);
+    let first = tensors.next()?;
+    let other = tensors.find(|tensor| tensor.rows() != first.rows())?;
+    Some(Error::Invalid(format!(
+        "{:?} has {} rows and {:?} has {}: send the same number in every input",
+        first.name,
+        first.rows(),
+        other.name,
+        other.rows()
+    )))
+}
