@@ -54,7 +54,7 @@ pub(crate) struct Memory {
     used_bytes: AtomicU64,
     /// Rung when room became free, or a model came that can go for it.
     changed: Notify,
-    /// Held while a model is loaded into this process, so that what is measured is its own.
+    /// Held while a model asks for room and is loaded into this process, so that what is measured is its own.
     loading: tokio::sync::Mutex<()>,
     residents: Mutex<BTreeMap<u64, Weak<Served>>>,
     launcher: Option<Arc<dyn Launcher>>,
@@ -97,16 +97,16 @@ impl Memory {
             known => known,
         };
         let told = |reason: String| Error::Load { deployment: served.name.to_string(), reason };
-        let (engine, bytes, cpu_seconds, mut room) = match served.settings.isolation {
+        // One load at a time asks for room: two that had half of theirs each would wait for each other.
+        let loading = self.loading.lock().await;
+        let mut room = self.make_room(served, needed).await?;
+        let (engine, bytes, cpu_seconds, _loading) = match served.settings.isolation {
             Isolation::Thread => {
-                let _loading = self.loading.lock().await;
-                let room = self.make_room(served, needed).await?;
-                let threads = served.threads();
-                let (model, bytes, cpu_seconds) = load_here(path, threads).await.map_err(told)?;
-                (Engine::Local(Arc::new(model)), bytes, cpu_seconds, room)
+                let (model, bytes, cpu_seconds) = load_here(path, served.threads()).await.map_err(told)?;
+                (Engine::Local(Arc::new(model)), bytes, cpu_seconds, loading)
             }
             Isolation::Process => {
-                let room = self.make_room(served, needed).await?;
+                drop(loading);
                 let Some(launcher) = &self.launcher else {
                     return Err(told("this server starts no processes for models: set isolation to thread".into()));
                 };
@@ -120,7 +120,7 @@ impl Memory {
                 };
                 let worker = launcher.launch(order).await?;
                 let (bytes, cpu_seconds) = (worker.resident_bytes(), worker.load_cpu_seconds());
-                (Engine::Remote(worker), bytes, cpu_seconds, room)
+                (Engine::Remote(worker), bytes, cpu_seconds, self.loading.lock().await)
             }
         };
         served.known_bytes.store(bytes.max(1), Relaxed);
