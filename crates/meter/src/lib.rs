@@ -26,7 +26,8 @@ mod cpu;
 mod error;
 
 pub use cpu::{
-    CpuModel, HostCpu, child_cpu_seconds, cpu_count, host_cpu, memory_bytes, process_cpu_seconds, thread_cpu_seconds, threads_cpu_seconds,
+    CpuModel, HostCpu, child_cpu_seconds, cpu_count, host_cpu, memory_bytes, process_cpu_seconds, thread_cpu_seconds,
+    threads_cpu_seconds,
 };
 pub use error::{Error, Result};
 pub use ledger::Ledger;

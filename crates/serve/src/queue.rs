@@ -117,7 +117,9 @@ pub(crate) async fn submit(
     let queue = &served.queue;
     let answer = {
         let mut state = queue.lock();
-        if !state.running && state.batcher.is_empty() && queue.is_quick()
+        if !state.running
+            && state.batcher.is_empty()
+            && queue.is_quick()
             && let Some(loaded) = served.loaded()
             && let Engine::Local(model) = &loaded.engine
             && let Some(_turn) = admission.try_turn(model.threads())

@@ -175,10 +175,8 @@ impl Server {
             replicas.get(&revision.deployment).is_some_and(|replica| *replica.model_version() == revision.model)
         });
         let served: Vec<u64> = replicas.values().map(|replica| replica.served().key).collect();
-        let before = std::mem::replace(
-            &mut *self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner),
-            replicas,
-        );
+        let before =
+            std::mem::replace(&mut *self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner), replicas);
         // What still answers calls goes when the last of them is answered.
         for replica in before.into_values().filter(|replica| !served.contains(&replica.served().key)) {
             if replica.served().queue.is_idle() {

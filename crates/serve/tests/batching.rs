@@ -16,11 +16,8 @@ use wattle_store::Settings;
 
 /// Batches of up to `max_batch_size` rows, for which the first call waits as good as for ever.
 fn patient(max_batch_size: u32) -> ServeOptions {
-    let defaults = Settings {
-        max_batch_size: Some(max_batch_size),
-        max_queue_delay_ms: Some(30_000.0),
-        ..Settings::default()
-    };
+    let defaults =
+        Settings { max_batch_size: Some(max_batch_size), max_queue_delay_ms: Some(30_000.0), ..Settings::default() };
     ServeOptions { defaults, ..options(2, 64) }
 }
 

@@ -135,7 +135,8 @@ impl Settings {
         within("cpu_limit", self.cpu_limit, LEAST_CPU_LIMIT, f64::from(MOST_PROCESSORS))?;
         within("gate_max_error_percent", self.gate_max_error_percent, 0.0, 100.0)?;
         within("gate_min_calls", self.gate_min_calls, 1, u32::MAX)?;
-        let limited = [("memory_limit_bytes", self.memory_limit_bytes.is_some()), ("cpu_limit", self.cpu_limit.is_some())];
+        let limited =
+            [("memory_limit_bytes", self.memory_limit_bytes.is_some()), ("cpu_limit", self.cpu_limit.is_some())];
         match limited.into_iter().find(|(_, given)| *given) {
             // The server's own default may change, and a limit must not become void with it.
             Some((limit, _)) if self.isolation != Some(Isolation::Process) => Err(Error::Invalid(format!(
@@ -195,7 +196,8 @@ mod tests {
     #[test]
     fn what_is_left_open_comes_from_the_others() {
         let own = Settings { max_batch_size: Some(8), pin: Some(false), ..Settings::default() };
-        let configured = Settings { max_batch_size: Some(64), pin: Some(true), threads: Some(2), ..Settings::default() };
+        let configured =
+            Settings { max_batch_size: Some(64), pin: Some(true), threads: Some(2), ..Settings::default() };
         let resolved = own.or(&configured).resolve();
         assert_eq!((resolved.max_batch_size, resolved.pin, resolved.threads), (8, false, 2));
         assert_eq!((resolved.isolation, resolved.keep_alive), (Isolation::Thread, None));
@@ -219,7 +221,10 @@ mod tests {
             (r#"{"max_batch_size": 0}"#, "max_batch_size is 0: use a value from 1 to 1048576"),
             (r#"{"max_queue_delay_ms": -1}"#, "max_queue_delay_ms is -1: use a value from 0 to 60000"),
             (r#"{"threads": 5000}"#, "threads is 5000: use a value from 1 to 4096"),
-            (r#"{"memory_limit_bytes": 1, "isolation": "process"}"#, "memory_limit_bytes is 1: use a value from 33554432"),
+            (
+                r#"{"memory_limit_bytes": 1, "isolation": "process"}"#,
+                "memory_limit_bytes is 1: use a value from 33554432",
+            ),
             (r#"{"cpu_limit": 1}"#, "cpu_limit holds for a process of its own only: set isolation to process too"),
             (r#"{"cpu_limit": 1, "isolation": "thread"}"#, "set isolation to process too"),
             (r#"{"gate_max_error_percent": 101}"#, "use a value from 0 to 100"),
@@ -229,7 +234,10 @@ mod tests {
         }
         let nan = Settings { cpu_limit: Some(f64::NAN), isolation: Some(Isolation::Process), ..Settings::default() };
         assert!(nan.check().is_err());
-        assert_eq!("proces".parse::<Isolation>().unwrap_err().0, r#"unknown isolation "proces": did you mean process?"#);
+        assert_eq!(
+            "proces".parse::<Isolation>().unwrap_err().0,
+            r#"unknown isolation "proces": did you mean process?"#
+        );
     }
 
     #[test]

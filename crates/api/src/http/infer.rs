@@ -118,9 +118,9 @@ fn read(call: &mut Call, body: &Bytes, json_length: Option<usize>) -> Result<(Ve
 fn apply(parameters: &Map<String, Value>, context: &mut Context) -> Result<()> {
     let number = |name: &str| match parameters.get(name) {
         None => Ok(0),
-        Some(value) => value.as_u64().ok_or_else(|| {
-            ApiError::invalid(format!("the parameter {name} must be a whole number, at least 0"))
-        }),
+        Some(value) => value
+            .as_u64()
+            .ok_or_else(|| ApiError::invalid(format!("the parameter {name} must be a whole number, at least 0"))),
     };
     context.apply_triton(number("priority")?, number("timeout")?);
     Ok(())

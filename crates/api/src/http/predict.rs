@@ -31,11 +31,7 @@ use crate::{
 pub(super) type Answer = (HeaderMap, Body);
 
 /// `POST /predict`: the default or only deployment.
-pub(super) async fn default(
-    State(app): State<App>,
-    FromHeaders(context): FromHeaders,
-    body: Body,
-) -> Result<Answer> {
+pub(super) async fn default(State(app): State<App>, FromHeaders(context): FromHeaders, body: Body) -> Result<Answer> {
     let replica = app.service.find(None)?;
     predict(&app, replica, context, body).await
 }
@@ -110,7 +106,10 @@ impl HttpBody for Pieces {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
     }
 
