@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, process::Command};
 use wattle_core::Signature;
-use wattle_engine::onnx;
+use wattle_engine::onnx::{self, Inspected};
 
 use crate::{ApiError, Code, Result};
 
@@ -43,7 +43,7 @@ pub enum Inspection {
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
     /// A usable model.
-    Usable(Signature),
+    Usable(Usable),
     /// Not usable, and why.
     Refused(String),
     /// This machine lacks something.
@@ -52,6 +52,15 @@ pub enum Finding {
     DiskFull,
     /// The system failed, and how: the file may be good.
     Failed(String),
+}
+
+/// What is found out of a usable model.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Usable {
+    /// Its inputs and outputs.
+    pub signature: Signature,
+    /// What loading it added to the child's memory, in bytes.
+    pub resident_bytes: u64,
 }
 
 /// The child's side.
@@ -63,7 +72,7 @@ pub fn inspect(inspection: &Inspection) -> Finding {
         }
     };
     match result {
-        Ok(signature) => Finding::Usable(signature),
+        Ok(Inspected { signature, resident_bytes }) => Finding::Usable(Usable { signature, resident_bytes }),
         Err(error @ (wattle_engine::Error::RuntimeMissing { .. } | wattle_engine::Error::RuntimeBroken { .. })) => {
             Finding::Unavailable(error.to_string())
         }
@@ -76,7 +85,7 @@ pub fn inspect(inspection: &Inspection) -> Finding {
 }
 
 /// The server's side: asks a child of `program`, `PROGRAM worker inspect`.
-pub(crate) async fn inspect_in_child(program: &Path, inspection: &Inspection) -> Result<Signature> {
+pub(crate) async fn inspect_in_child(program: &Path, inspection: &Inspection) -> Result<Usable> {
     let mut child = Command::new(program)
         .args(["worker", "inspect"])
         .stdin(Stdio::piped())
@@ -93,7 +102,7 @@ pub(crate) async fn inspect_in_child(program: &Path, inspection: &Inspection) ->
         .await
         .map_err(|_| ApiError::invalid(format!("the model did not load within {} s", TIME_LIMIT.as_secs())))??;
     match serde_json::from_slice::<Finding>(&output.stdout) {
-        Ok(finding) => signature(finding),
+        Ok(finding) => usable(finding),
         Err(_) => Err(ApiError::invalid(format!(
             "not a usable ONNX model: the process that loaded it ended with {}",
             output.status
@@ -101,9 +110,9 @@ pub(crate) async fn inspect_in_child(program: &Path, inspection: &Inspection) ->
     }
 }
 
-fn signature(finding: Finding) -> Result<Signature> {
+fn usable(finding: Finding) -> Result<Usable> {
     Err(match finding {
-        Finding::Usable(signature) => return Ok(signature),
+        Finding::Usable(usable) => return Ok(usable),
         Finding::Refused(reason) => ApiError::invalid(reason),
         Finding::Unavailable(reason) => ApiError::new(Code::Unavailable, reason),
         Finding::DiskFull => io::Error::from(io::ErrorKind::StorageFull).into(),
@@ -122,7 +131,7 @@ mod tests {
         let coef = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/model.npy");
         let code = |model: &str| {
             let finding = inspect(&Inspection::Linear { coef: coef.clone(), intercept: None, model: model.into() });
-            signature(serde_json::from_slice(&serde_json::to_vec(&finding).unwrap()).unwrap()).unwrap_err().code
+            usable(serde_json::from_slice(&serde_json::to_vec(&finding).unwrap()).unwrap()).unwrap_err().code
         };
         assert_eq!(code("/dev/full"), Code::OutOfSpace);
         assert_eq!(code("/nowhere/model.onnx"), Code::Internal);

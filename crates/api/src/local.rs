@@ -30,7 +30,7 @@ use wattle_train::{jobs::Jobs, spec::TrainingSpec};
 
 use crate::{
     ApiError, Code, Result, Service,
-    import::{Inspection, inspect_in_child},
+    import::{Inspection, Usable, inspect_in_child},
     service::{AddDataset, AddedDataset, ImportFiles, OnConflict, ServerInfo, Staged, Upload},
 };
 
@@ -239,12 +239,13 @@ impl Service for Local {
                 (Staged { file: made, _place }, Some((coef, intercept)), inspection)
             }
         };
-        let signature = inspect_in_child(&self.program, &inspection).await?;
+        let Usable { signature, resident_bytes } = inspect_in_child(&self.program, &inspection).await?;
         let manifest = |digest, bytes| Manifest {
             format: "onnx".into(),
             digest,
             bytes,
             signature,
+            resident_bytes: Some(resident_bytes),
             algorithm: None,
             parameters: json!({}),
             data: None,

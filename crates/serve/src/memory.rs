@@ -28,6 +28,9 @@ use crate::{
 
 /// How long a load waits for models that are to go and still compute.
 const LEAVING: Duration = Duration::from_secs(30);
+/// A load adds no more than so many times the size of its file: the weights as they were read and as they are computed
+/// with, and the plan. What is seen beyond that belongs to others.
+const SEEN_AT_MOST: u64 = 4;
 /// How often it is looked for models that have stayed too long.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -52,6 +55,8 @@ pub(crate) struct Memory {
     budget_bytes: u64,
     /// What models take, and what was set aside for those that are being loaded.
     used_bytes: AtomicU64,
+    /// The part of it that was set aside for models that are being loaded, which cannot go.
+    loading_bytes: AtomicU64,
     /// Rung when room became free, or a model came that can go for it.
     changed: Notify,
     /// Held while a model asks for room and is loaded into this process, so that what is measured is its own.
@@ -65,6 +70,7 @@ pub(crate) struct Memory {
 struct Room {
     memory: Arc<Memory>,
     bytes: u64,
+    loading: bool,
 }
 
 impl Memory {
@@ -78,6 +84,7 @@ impl Memory {
         let memory = Arc::new(Memory {
             budget_bytes,
             used_bytes: AtomicU64::new(0),
+            loading_bytes: AtomicU64::new(0),
             changed: Notify::new(),
             loading: tokio::sync::Mutex::default(),
             residents: Mutex::default(),
@@ -102,7 +109,9 @@ impl Memory {
         let mut room = self.make_room(served, needed).await?;
         let (engine, bytes, cpu_seconds, _loading) = match served.settings.isolation {
             Isolation::Thread => {
-                let (model, bytes, cpu_seconds) = load_here(path, served.threads()).await.map_err(told)?;
+                let (model, seen, cpu_seconds) = load_here(path, served.threads()).await.map_err(told)?;
+                // What others allocate meanwhile is seen too, so what was measured in a process of its own counts for more.
+                let bytes = served.measured_bytes.unwrap_or_else(|| seen.min(SEEN_AT_MOST * served.file_bytes.max(1 << 20)));
                 (Engine::Local(Arc::new(model)), bytes, cpu_seconds, loading)
             }
             Isolation::Process => {
@@ -130,6 +139,7 @@ impl Memory {
         } else {
             room.shrink(bytes);
         }
+        room.settle();
         served.account_load(cpu_seconds);
         self.residents().insert(served.key, Arc::downgrade(served));
         let load_joules = self.meter.dynamic_energy(cpu_seconds).joules;
@@ -179,8 +189,9 @@ impl Memory {
             }
             let residents = self.snapshot();
             let models: Vec<Resident<u64>> = residents.iter().map(|(resident, _)| resident.clone()).collect();
-            let going = residency::victims(&models, needed_bytes, self.budget_bytes, Instant::now())
-                .map_err(|no| no_room(no.pinned_bytes))?;
+            let loading_bytes = self.loading_bytes.load(Relaxed);
+            let going = residency::victims(&models, needed_bytes + loading_bytes, self.budget_bytes, Instant::now())
+                .map_err(|no| no_room(no.pinned_bytes + loading_bytes))?;
             for (resident, served) in &residents {
                 if going.contains(&resident.key) {
                     self.unload(served, Eviction::Room);
@@ -198,7 +209,8 @@ impl Memory {
     fn take(self: &Arc<Self>, bytes: u64) -> Option<Room> {
         let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.budget_bytes);
         self.used_bytes.fetch_update(Relaxed, Relaxed, fits).ok()?;
-        Some(Room { memory: Arc::clone(self), bytes })
+        self.loading_bytes.fetch_add(bytes, Relaxed);
+        Some(Room { memory: Arc::clone(self), bytes, loading: true })
     }
 
     fn snapshot(&self) -> Vec<(Resident<u64>, Arc<Served>)> {
@@ -212,14 +224,23 @@ impl Memory {
 }
 
 impl Room {
+    /// Takes over more room.
     fn grow(&mut self, mut more: Room) {
         self.bytes += std::mem::take(&mut more.bytes);
     }
 
+    /// Gives back what is not needed.
     fn shrink(&mut self, bytes: u64) {
         let over = self.bytes.saturating_sub(bytes);
         self.bytes -= over;
+        self.memory.loading_bytes.fetch_sub(over, Relaxed);
         self.memory.give_back(over);
+    }
+
+    /// The model is there, and can go.
+    fn settle(&mut self) {
+        self.loading = false;
+        self.memory.loading_bytes.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -232,6 +253,9 @@ impl Memory {
 
 impl Drop for Room {
     fn drop(&mut self) {
+        if self.loading {
+            self.memory.loading_bytes.fetch_sub(self.bytes, Relaxed);
+        }
         self.memory.give_back(self.bytes);
     }
 }

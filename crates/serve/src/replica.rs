@@ -45,6 +45,8 @@ pub(crate) struct Parts {
     /// The model's file, or why there is none.
     pub(crate) path: Result<PathBuf>,
     pub(crate) file_bytes: u64,
+    /// What loading it adds to memory, where that was measured when it was imported.
+    pub(crate) measured_bytes: Option<u64>,
     pub(crate) settings: ResolvedSettings,
     /// Whether somebody decided on how many threads a batch computes.
     pub(crate) threads: Option<usize>,
@@ -68,9 +70,10 @@ pub(crate) struct Served {
     /// The places that this deployment may take of all that there are.
     pub(crate) places: Arc<Semaphore>,
     pub(crate) counters: Counters,
+    pub(crate) file_bytes: u64,
+    pub(crate) measured_bytes: Option<u64>,
     /// What the last load added to memory; zero before the first.
     pub(crate) known_bytes: AtomicU64,
-    file_bytes: u64,
     threads: Option<usize>,
     state: Mutex<State>,
     use_of: Mutex<Use>,
@@ -117,7 +120,7 @@ impl Replica {
     /// A replica that loads its model when it is first called. A path that could not be found is told to whoever calls.
     pub(crate) fn new(deployment: Deployment, parts: Parts) -> Replica {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        let Parts { name, id, signature, path, file_bytes, settings, threads, places, metrics, meter, memory } = parts;
+        let Parts { name, id, signature, path, file_bytes, measured_bytes, settings, threads, places, metrics, meter, memory } = parts;
         let has_rows = signature.inputs.iter().chain(&signature.outputs).all(|spec| spec.shape.first() == Some(&-1));
         let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
         let served = Served {
@@ -125,7 +128,8 @@ impl Replica {
             queue: Queue::new(BatchLimits { max_rows, max_delay: settings.max_queue_delay }),
             places: Arc::new(Semaphore::new(places)),
             counters: Counters::default(),
-            known_bytes: AtomicU64::new(0),
+            measured_bytes,
+            known_bytes: AtomicU64::new(measured_bytes.unwrap_or(0)),
             state: Mutex::new(State::Cold),
             use_of: Mutex::new(Use { last: Instant::now(), mean_gap: Duration::from_secs(60) }),
             name,

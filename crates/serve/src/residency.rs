@@ -145,11 +145,11 @@ mod tests {
         let after = |seconds| start + Duration::from_secs(seconds);
         assert!(overdue(std::slice::from_ref(&model), 1e-3, after(99)).is_empty());
         assert_eq!(overdue(std::slice::from_ref(&model), 1e-3, after(100)), [0]);
-        let kept = Resident { keep_alive: Some(Duration::from_secs(5)), ..model.clone() };
+        let cheap = Resident { load_joules: 1e-9, ..model };
+        assert!(overdue(std::slice::from_ref(&cheap), 1e-3, after(59)).is_empty(), "somebody would wait for the load");
+        let kept = Resident { keep_alive: Some(Duration::from_secs(5)), ..cheap };
         assert!(overdue(std::slice::from_ref(&kept), 1e-3, after(4)).is_empty());
         assert_eq!(overdue(&[kept], 1e-3, after(5)), [0]);
-        let cheap = Resident { load_joules: 1e-9, ..model };
-        assert!(overdue(&[cheap], 1e-3, after(59)).is_empty(), "somebody would wait for the load");
     }
 
     proptest! {

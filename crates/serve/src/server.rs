@@ -192,15 +192,15 @@ impl Server {
         let found = async {
             let manifest = inner.store.version(&id).await?.manifest;
             let path = inner.store.blobs().local_path(manifest.digest).await;
-            Ok::<_, wattle_store::Error>((manifest.signature, manifest.bytes, path))
+            Ok::<_, wattle_store::Error>((manifest.signature, manifest.bytes, manifest.resident_bytes, path))
         };
         let told = |error: wattle_store::Error| {
             tracing::error!(deployment = %deployment.name, %error, "a deployed model is not there");
             Error::Load { deployment: deployment.name.to_string(), reason: error.to_string() }
         };
-        let (signature, file_bytes, path) = match found.await {
-            Ok((signature, bytes, path)) => (signature, bytes, path.map_err(told)),
-            Err(error) => (Signature { inputs: Vec::new(), outputs: Vec::new() }, 0, Err(told(error))),
+        let (signature, file_bytes, measured_bytes, path) = match found.await {
+            Ok((signature, bytes, measured, path)) => (signature, bytes, measured, path.map_err(told)),
+            Err(error) => (Signature { inputs: Vec::new(), outputs: Vec::new() }, 0, None, Err(told(error))),
         };
         let settings = inner.defaults.clone();
         let parts = Parts {
@@ -210,6 +210,7 @@ impl Server {
             signature,
             path,
             file_bytes,
+            measured_bytes,
             threads: settings.threads.map(|threads| threads as usize),
             settings: settings.resolve(),
             places: inner.places_a_deployment,

@@ -17,6 +17,9 @@ pub struct Manifest {
     pub bytes: u64,
     /// The named inputs and outputs.
     pub signature: Signature,
+    /// What loading it adds to memory, in bytes, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
     /// How it was trained, for example `linear-regression`; absent when it was imported.
     pub algorithm: Option<String>,
     /// The parameters of the training, as they were resolved; empty when it was imported.

@@ -89,7 +89,7 @@ fn a_table_with_categories_and_gaps_becomes_a_classifier() {
     assert!(metrics["coefficients"]["Gentoo"]["mass"].as_f64().unwrap() > 0.0);
 
     // What the file itself says agrees with the signature, but for the gaps, of which a graph says nothing.
-    let signature = inspect(&folder.path().join(MODEL_FILE)).unwrap();
+    let signature = inspect(&folder.path().join(MODEL_FILE)).unwrap().signature;
     let missing: Vec<bool> = artefact.signature.inputs.iter().map(|spec| spec.missing).collect();
     assert_eq!(missing, [false, true, true, false]);
     let types = |signature: &wattle_core::Signature| -> Vec<(String, Datatype, Vec<i64>)> {

@@ -9,13 +9,24 @@ use super::{
     OnnxModel,
     graph::COMPLETE,
     proto::{AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TypeValue},
+    runtime,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, memory::heap_bytes};
 
 /// Protobuf cannot hold more.
 const MAX_BYTES: u64 = 2 << 30;
 /// Graphs inside graphs (loops and branches); real models stay under ten.
 const MAX_DEPTH: u32 = 64;
+
+/// What a look at a model's file tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspected {
+    /// The model's inputs and outputs.
+    pub signature: Signature,
+    /// What loading it added to the heap, in bytes. It is exact where nothing else allocates meanwhile, as in a process of
+    /// its own.
+    pub resident_bytes: u64,
+}
 
 /// Checks that the file is one whole ONNX model that ONNX Runtime loads, and tells its signature.
 ///
@@ -25,7 +36,7 @@ const MAX_DEPTH: u32 = 64;
 /// # Errors
 /// [`Error::InvalidModel`] says why it cannot be used; [`Error::RuntimeMissing`] when there is no ONNX Runtime;
 /// [`Error::Io`] when the system cannot read the file.
-pub fn inspect(path: &Path) -> Result<Signature> {
+pub fn inspect(path: &Path) -> Result<Inspected> {
     let bytes = fs::metadata(path)?.len();
     if bytes == 0 {
         return Err(Error::InvalidModel("not a usable ONNX model: the file is empty".into()));
@@ -54,7 +65,12 @@ pub fn inspect(path: &Path) -> Result<Signature> {
     let complete = model.metadata().get(COMPLETE).map(|names| serde_json::from_str(names).unwrap_or_default());
     let complete: Vec<String> = complete.unwrap_or_default();
     drop(model);
-    let mut signature = OnnxModel::load(path, 1)?.signature().clone();
+    // The library itself is no part of the model.
+    runtime::environment()?;
+    let before = heap_bytes();
+    let loaded = OnnxModel::load(path, 1)?;
+    let resident_bytes = heap_bytes().saturating_sub(before);
+    let mut signature = loaded.signature().clone();
     for spec in signature.inputs.iter_mut().chain(&mut signature.outputs) {
         spec.missing &= !complete.contains(&spec.name);
     }
@@ -64,7 +80,7 @@ pub fn inspect(path: &Path) -> Result<Signature> {
             "input {:?} declares no shape: export the model with one, as in [None, 4], where None stands for any number of rows",
             input.name
         ))),
-        None => Ok(signature),
+        None => Ok(Inspected { signature, resident_bytes }),
     }
 }
 
@@ -132,7 +148,7 @@ mod tests {
         ModelProto::decode(graph.finish().as_slice()).unwrap()
     }
 
-    fn inspected(change: impl FnOnce(&mut ModelProto)) -> Result<Signature> {
+    fn inspected(change: impl FnOnce(&mut ModelProto)) -> Result<Inspected> {
         let mut model = identity();
         change(&mut model);
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -271,7 +287,7 @@ mod tests {
         };
         let error = with_shape(None).unwrap_err().to_string();
         assert!(error.contains("input \"x\" declares no shape: export"), "{error}");
-        assert!(with_shape(Some(TensorShapeProto::default())).unwrap().inputs[0].shape.is_empty());
+        assert!(with_shape(Some(TensorShapeProto::default())).unwrap().signature.inputs[0].shape.is_empty());
     }
 
     #[test]

@@ -159,7 +159,7 @@ mod tests {
         let intercept = npy(folder.path(), "intercept.npy", &[1], &[1.0]);
         let model = folder.path().join("model.onnx");
         from_npy(&coef, Some(&intercept), &model).unwrap();
-        let input = &inspect(&model).unwrap().inputs[0];
+        let input = &inspect(&model).unwrap().signature.inputs[0];
         assert_eq!((input.shape.as_slice(), input.missing), ([-1, 1].as_slice(), false));
         let x = Tensor::new("x", vec![1, 1], Data::Fp64(vec![1.0].into())).unwrap();
         let outputs = OnnxModel::load(&model, 1).unwrap().run(&[x]).unwrap();

@@ -9,6 +9,6 @@ mod session;
 mod threads;
 mod value;
 
-pub use inspect::inspect;
+pub use inspect::{Inspected, inspect};
 pub use runtime::{VERSION, library_path};
 pub use session::OnnxModel;

@@ -7,7 +7,7 @@ use serde_json::json;
 use wattle_core::{Datatype, ModelReference, Name, TensorSpec};
 use wattle_engine::{
     Data, Tensor,
-    onnx::{graph::GraphBuilder, inspect},
+    onnx::{Inspected, graph::GraphBuilder, inspect},
 };
 use wattle_meter::{Meter, SensorConfig};
 use wattle_serve::{Context, Error, Prediction, Replica, ServeOptions, Server};
@@ -76,12 +76,13 @@ impl Place {
         let file = self.folder.path().join(name);
         fs::write(&file, model).unwrap();
         let name: Name = name.parse().unwrap();
-        let signature = inspect(&file).unwrap();
+        let Inspected { signature, resident_bytes } = inspect(&file).unwrap();
         let manifest = |digest, bytes| Manifest {
             format: "onnx".into(),
             digest,
             bytes,
             signature,
+            resident_bytes: Some(resident_bytes),
             algorithm: None,
             parameters: json!({}),
             data: None,

@@ -57,6 +57,7 @@ pub fn manifest(digest: Digest, bytes: u64) -> Manifest {
         format: "onnx".into(),
         digest,
         bytes,
+        resident_bytes: None,
         signature: Signature { inputs: vec![spec("x")], outputs: vec![spec("y_pred")] },
         algorithm: Some("linear-regression".into()),
         parameters: json!({"epochs": 3}),
