@@ -120,7 +120,20 @@ impl Replica {
     /// A replica that loads its model when it is first called. A path that could not be found is told to whoever calls.
     pub(crate) fn new(deployment: Deployment, parts: Parts) -> Replica {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        let Parts { name, id, signature, path, file_bytes, measured_bytes, settings, threads, places, metrics, meter, memory } = parts;
+        let Parts {
+            name,
+            id,
+            signature,
+            path,
+            file_bytes,
+            measured_bytes,
+            settings,
+            threads,
+            places,
+            metrics,
+            meter,
+            memory,
+        } = parts;
         let has_rows = signature.inputs.iter().chain(&signature.outputs).all(|spec| spec.shape.first() == Some(&-1));
         let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
         let served = Served {
