@@ -6,4 +6,7 @@ target="${CARGO_TARGET_DIR:-target}"
 WATTLE_BINARY="$(realpath "$target/debug/wattle")"
 export WATTLE_BINARY
 python="$(scripts/venv.sh test)"
-exec "$python" -B -m unittest discover --start-directory tests/python "$@"
+# Compiled modules are kept beside the environment, and not in the tree.
+PYTHONPYCACHEPREFIX="$(dirname "$(dirname "$python")")/pycache"
+export PYTHONPYCACHEPREFIX
+exec "$python" -m unittest discover --start-directory tests/python "$@"

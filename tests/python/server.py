@@ -7,20 +7,29 @@ import subprocess
 import tempfile
 import time
 
+import onnx
 import requests
 
 BINARY = os.environ["WATTLE_BINARY"]
-EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
 READY_WITHIN_SECONDS = 30
 STOPPED_WITHIN_SECONDS = 30
 
 
 class Server:
-    def __init__(self):
+    def __init__(self, *flags):
         self.folder = tempfile.TemporaryDirectory()
         self.log = open(self.path("log"), "wb")
-        self.url = f"http://127.0.0.1:{free_port()}"
-        command = [BINARY, "serve", "--listen", self.url.removeprefix("http://"), "--data-dir", self.path("data")]
+        self.flags = flags
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.address}"
+        self.start()
+
+    def start(self):
+        """Starts the server, again if it has ended: the folder and the address stay."""
+        command = [BINARY, "serve", "--listen", self.address, "--data-dir", self.path("data"), *self.flags]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
         try:
             self.wait_until_ready()
@@ -33,7 +42,7 @@ class Server:
 
     def wait_until_ready(self):
         deadline = time.monotonic() + READY_WITHIN_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
+        while time.monotonic() < deadline and self.is_running():
             try:
                 if requests.get(f"{self.url}/v2/health/ready", timeout=5).ok:
                     return
@@ -41,6 +50,9 @@ class Server:
                 pass
             time.sleep(0.05)
         raise AssertionError(f"the server did not become ready:\n{self.words()}")
+
+    def is_running(self):
+        return self.process.poll() is None
 
     def words(self):
         return pathlib.Path(self.path("log")).read_text(errors="replace")
@@ -52,6 +64,16 @@ class Server:
         if done.returncode != 0:
             raise AssertionError(f"wattle {arguments}:\n{done.stdout}{done.stderr}\nserver:\n{self.words()}")
         return done.stdout
+
+    def deploy(self, name, model):
+        """Imports an ONNX model as the next version of `name`, and deploys that version."""
+        self.import_model(name, model)
+        self.command("deploy", name)
+
+    def import_model(self, name, model):
+        file = self.path(f"{name}.onnx")
+        onnx.save(model, file)
+        self.command("models", "import", "--name", name, file)
 
     def stop(self):
         self.process.terminate()
