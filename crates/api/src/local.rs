@@ -18,11 +18,11 @@ use tokio::{
 };
 use tracing::Instrument;
 use uuid::Uuid;
-use wattle_core::{ModelReference, ModelVersionId, Name};
+use wattle_core::{Digest, ModelReference, ModelVersionId, Name, Signature};
 use wattle_deploy::{DeploymentRequest, Deployments};
 use wattle_engine::Tensor;
 use wattle_meter::{Meter, UsageLine, UsageQuery};
-use wattle_serve::{Call, Context, Prediction, Replica, ReplicaStatus, Server};
+use wattle_serve::{Call, Context, Pipeline, Prediction, Replica, ReplicaStatus, Server};
 use wattle_store::{
     AliasChange, Collected, Dataset, Deployment, Job, Manifest, Model, ModelVersion, NewDataset, Store, table,
 };
@@ -40,6 +40,8 @@ const CONCURRENT_IMPORTS: usize = 2;
 const MAX_UPLOADS: usize = 32;
 /// An upload that sends nothing for so long is given up.
 const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
+/// The largest pipeline; it is text that a person wrote.
+const MAX_PIPELINE_BYTES: u64 = 1 << 20;
 /// The most jobs that a listing shows.
 const JOBS_LISTED: u32 = 200;
 
@@ -100,6 +102,18 @@ impl Local {
     /// Writes the ledger's last lines. After the last call.
     pub async fn shutdown(&self) -> Result<()> {
         Ok(self.meter.shutdown().await?)
+    }
+
+    async fn import_pipeline(&self, name: Name, file: Staged) -> Result<ModelVersion> {
+        let bytes = tokio::fs::metadata(file.path()).await?.len();
+        if bytes > MAX_PIPELINE_BYTES {
+            let message = format!("a pipeline of {bytes} bytes, and {MAX_PIPELINE_BYTES} is the most");
+            return Err(ApiError::new(Code::TooLarge, message));
+        }
+        let text = String::from_utf8(tokio::fs::read(file.path()).await?)
+            .map_err(|_| ApiError::invalid("not a usable pipeline: it is not UTF-8"))?;
+        let signature = self.server.pipeline_signature(&Pipeline::from_toml(&text)?)?;
+        Ok(self.store.commit_version(&name, file.path(), imported(Pipeline::FORMAT, signature, None)).await?)
     }
 
     async fn import_place(&self) -> Result<OwnedSemaphorePermit> {
@@ -224,6 +238,7 @@ impl Service for Local {
         let _place = self.import_place().await?;
         // The files of a linear model are kept until its ONNX file is made.
         let (model, _files, inspection) = match files {
+            ImportFiles::Pipeline(file) => return self.import_pipeline(name, file).await,
             ImportFiles::Onnx(file) => {
                 let inspection = Inspection::Onnx { model: file.path().to_owned() };
                 (file, None, inspection)
@@ -240,21 +255,7 @@ impl Service for Local {
             }
         };
         let Usable { signature, resident_bytes } = inspect_in_child(&self.program, &inspection).await?;
-        let manifest = |digest, bytes| Manifest {
-            format: "onnx".into(),
-            digest,
-            bytes,
-            signature,
-            resident_bytes: Some(resident_bytes),
-            algorithm: None,
-            parameters: json!({}),
-            data: None,
-            metrics: json!({}),
-            software: format!("wattle {}", env!("CARGO_PKG_VERSION")),
-            training: None,
-            parent: None,
-            created_at: chrono::Utc::now(),
-        };
+        let manifest = imported("onnx", signature, Some(resident_bytes));
         Ok(self.store.commit_version(&name, model.path(), manifest).await?)
     }
 
@@ -347,6 +348,26 @@ impl Service for Local {
 
     async fn collect_garbage(&self) -> Result<Collected> {
         Ok(self.store.gc().await?)
+    }
+}
+
+/// The manifest of a version from outside, by its file's digest and size.
+fn imported(format: &str, signature: Signature, resident_bytes: Option<u64>) -> impl FnOnce(Digest, u64) -> Manifest {
+    let format = format.to_owned();
+    move |digest, bytes| Manifest {
+        format,
+        digest,
+        bytes,
+        signature,
+        resident_bytes,
+        algorithm: None,
+        parameters: json!({}),
+        data: None,
+        metrics: json!({}),
+        software: format!("wattle {}", env!("CARGO_PKG_VERSION")),
+        training: None,
+        parent: None,
+        created_at: chrono::Utc::now(),
     }
 }
 

@@ -83,6 +83,8 @@ impl Staged {
 pub enum ImportFiles {
     /// One ONNX file.
     Onnx(Staged),
+    /// A pipeline as a TOML file.
+    Pipeline(Staged),
     /// A linear model as two NumPy files.
     Linear {
         /// `.npy` of shape `[features]` or `[outputs, features]`.

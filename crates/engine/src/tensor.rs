@@ -35,6 +35,18 @@ impl Tensor {
         self.shape.first().copied().unwrap_or(1)
     }
 
+    /// The same tensor in a form whose clones share its numbers.
+    #[must_use]
+    pub fn shared(self) -> Tensor {
+        Tensor { data: self.data.shared(), ..self }
+    }
+
+    /// The same tensor under another name.
+    #[must_use]
+    pub fn named(self, name: &str) -> Tensor {
+        Tensor { name: name.to_owned(), ..self }
+    }
+
     /// Whether both can be parts of one batch: the same type, and the same dimensions but for the first.
     pub fn mixes_with(&self, other: &Tensor) -> bool {
         self.data.datatype() == other.data.datatype()

@@ -10,14 +10,17 @@ mod engine;
 mod error;
 mod memory;
 pub mod metrics;
+mod pipeline;
 mod queue;
 mod replica;
 mod residency;
+mod run_pipeline;
 mod server;
 
 pub use batcher::Priority;
 pub use context::Context;
 pub use engine::{Computed, Launcher, Worker, WorkerOrder};
 pub use error::{Error, Result};
+pub use pipeline::{Pipeline, Step};
 pub use replica::Replica;
 pub use server::{Call, Prediction, ReplicaStatus, ServeOptions, Server};

@@ -20,6 +20,7 @@ use crate::{
     engine::Engine,
     memory::{Loaded, Memory},
     metrics::{Eviction, Observation, Protocol, RevisionMetrics},
+    pipeline::Pipeline,
     queue::Queue,
     residency::Resident,
 };
@@ -44,6 +45,8 @@ pub(crate) struct Parts {
     pub(crate) signature: Signature,
     /// The model's file, or why there is none.
     pub(crate) path: Result<PathBuf>,
+    /// The steps, if the version is no model but a pipeline.
+    pub(crate) pipeline: Option<Pipeline>,
     pub(crate) file_bytes: u64,
     /// What loading it adds to memory, where that was measured when it was imported.
     pub(crate) measured_bytes: Option<u64>,
@@ -64,6 +67,7 @@ pub(crate) struct Served {
     pub(crate) id: ModelVersionId,
     pub(crate) signature: Signature,
     pub(crate) path: Result<PathBuf>,
+    pub(crate) pipeline: Option<Pipeline>,
     pub(crate) settings: ResolvedSettings,
     pub(crate) metrics: Arc<RevisionMetrics>,
     pub(crate) queue: Queue,
@@ -120,11 +124,7 @@ impl Replica {
     /// A replica that loads its model when it is first called. A path that could not be found is told to whoever calls.
     pub(crate) fn new(deployment: Deployment, parts: Parts) -> Replica {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        let Parts {
-            name,
-            id,
-            signature,
-            path,
+        let Parts { name, id, signature, path, pipeline,
             file_bytes,
             measured_bytes,
             settings,
@@ -149,6 +149,7 @@ impl Replica {
             id,
             signature,
             path,
+            pipeline,
             file_bytes,
             settings,
             threads,
@@ -204,9 +205,9 @@ impl Replica {
         &self.served.metrics
     }
 
-    /// Whether the model is in memory.
+    /// Whether the model is in memory; a pipeline always is, and its steps are deployments of their own.
     pub fn is_loaded(&self) -> bool {
-        self.served.loaded().is_some()
+        self.served.pipeline.is_some() || self.served.loaded().is_some()
     }
 
     /// What the model takes in memory, in bytes; zero while it is not there.
@@ -239,9 +240,12 @@ impl Replica {
         &self.served
     }
 
-    /// Loads the model if it is not in memory.
+    /// Loads the model if it is not in memory. A pipeline has nothing of its own to load.
     pub(crate) async fn load(&self) -> Result<()> {
-        self.served.load().await.map(drop)
+        match self.served.pipeline {
+            Some(_) => Ok(()),
+            None => self.served.load().await.map(drop),
+        }
     }
 
     /// Lets the model go; says whether it was there.

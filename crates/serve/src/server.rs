@@ -18,7 +18,7 @@ use crate::{
     batch::{Answered, rows_of},
     memory::Memory,
     metrics::{Eviction, Metrics, Phases, Refusal, Revision},
-    queue,
+    pipeline::Pipeline,
     replica::{Parts, Replica},
 };
 
@@ -192,25 +192,41 @@ impl Server {
         let found = async {
             let manifest = inner.store.version(&id).await?.manifest;
             let path = inner.store.blobs().local_path(manifest.digest).await;
-            Ok::<_, wattle_store::Error>((manifest.signature, manifest.bytes, manifest.resident_bytes, path))
+            Ok::<_, wattle_store::Error>((manifest, path))
         };
         let told = |error: wattle_store::Error| {
             tracing::error!(deployment = %deployment.name, %error, "a deployed model is not there");
             Error::Load { deployment: deployment.name.to_string(), reason: error.to_string() }
         };
-        let (signature, file_bytes, measured_bytes, path) = match found.await {
-            Ok((signature, bytes, measured, path)) => (signature, bytes, measured, path.map_err(told)),
-            Err(error) => (Signature { inputs: Vec::new(), outputs: Vec::new() }, 0, None, Err(told(error))),
+        let (manifest, mut path) = match found.await {
+            Ok((manifest, path)) => (Some(manifest), path.map_err(told)),
+            Err(error) => (None, Err(told(error))),
         };
+        let mut pipeline = None;
+        if let (Some(manifest), Ok(file)) = (&manifest, &path)
+            && manifest.format == Pipeline::FORMAT
+        {
+            let read = tokio::fs::read_to_string(file).await.map_err(|error| Error::Internal(error.to_string()));
+            match read.and_then(|text| Pipeline::from_toml(&text)) {
+                Ok(read) => pipeline = Some(read),
+                Err(error) => {
+                    path = Err(Error::Load { deployment: deployment.name.to_string(), reason: error.to_string() });
+                }
+            }
+        }
         let settings = inner.defaults.clone();
         let parts = Parts {
             name: deployment.name.clone(),
             metrics: inner.metrics.revision(Revision { deployment: deployment.name.clone(), model: id.clone() }),
             id,
-            signature,
+            file_bytes: manifest.as_ref().map_or(0, |manifest| manifest.bytes),
+            measured_bytes: manifest.as_ref().and_then(|manifest| manifest.resident_bytes),
+            signature: match manifest {
+                Some(manifest) => manifest.signature,
+                None => Signature { inputs: Vec::new(), outputs: Vec::new() },
+            },
             path,
-            file_bytes,
-            measured_bytes,
+            pipeline,
             threads: settings.threads.map(|threads| threads as usize),
             settings: settings.resolve(),
             places: inner.places_a_deployment,
@@ -284,7 +300,7 @@ impl Server {
         let served = call.replica.served();
         let inputs = in_order(&served.signature, inputs).map_err(|error| Error::Invalid(error.to_string()))?;
         let rows = rows_of(&inputs) as u64;
-        let answered = queue::submit(served, &self.inner.admission, &call.context, inputs).await?;
+        let answered = self.compute(served, &call.context, inputs, 0).await?;
         let Answered { outputs, cpu_seconds, queue, batch, compute } = answered;
         let phases = Phases { queue, batch, compute, ..Phases::default() };
         Ok(Prediction { model: served.id.clone(), outputs, usage: served.usage(1, rows, cpu_seconds), phases })
@@ -298,6 +314,10 @@ impl Server {
     /// Lets a deployment's model go; its next call loads it again. Says whether it was there.
     pub fn unload(&self, name: &Name) -> Result<bool> {
         Ok(self.find(Some(name))?.unload(Eviction::Request))
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.inner.admission
     }
 
     /// Refuses new calls from now on; those under way are answered.

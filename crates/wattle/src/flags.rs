@@ -321,13 +321,13 @@ pub(crate) enum ModelsCommand {
     },
     /// Make a file from elsewhere the next version of a model.
     #[command(
-        after_help = "Examples:\n  wattle models import --name resnet resnet18.onnx\n  wattle models import --name line --coef examples/model.npy --intercept examples/intercept.npy"
+        after_help = "Examples:\n  wattle models import --name resnet resnet18.onnx\n  wattle models import --name twice examples/pipelines/twice.toml\n  wattle models import --name line --coef examples/model.npy --intercept examples/intercept.npy"
     )]
     Import {
         /// The model's name.
         #[arg(long)]
         name: Name,
-        /// An ONNX file.
+        /// An ONNX file, or a pipeline of deployments (.toml).
         #[arg(required_unless_present = "coef", conflicts_with_all = ["coef", "intercept"])]
         file: Option<PathBuf>,
         /// A linear model's coefficients, as a NumPy file.
@@ -337,7 +337,7 @@ pub(crate) enum ModelsCommand {
         #[arg(long, requires = "coef")]
         intercept: Option<PathBuf>,
     },
-    /// Write `model.onnx` and `manifest.json` into a folder.
+    /// Write `model.onnx` (or `pipeline.toml`) and `manifest.json` into a folder.
     Export {
         /// MODEL, MODEL:VERSION or MODEL@ALIAS.
         model: ModelReference,

@@ -21,7 +21,8 @@ use crate::{
     service::{ImportFiles, Staged, Upload},
 };
 
-/// `POST /api/v1/models/{name}/versions`: an ONNX file as the body (`application/octet-stream`), or a form with the
+/// `POST /api/v1/models/{name}/versions`: an ONNX file as the body (`application/octet-stream`), a pipeline
+/// (`application/toml`), or a form with the
 /// file `model`, or with the files `coef` and `intercept`.
 pub(super) async fn import(
     State(app): State<App>,
@@ -32,6 +33,7 @@ pub(super) async fn import(
     let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim().to_lowercase();
     let files = match essence.as_str() {
         "application/octet-stream" => ImportFiles::Onnx(stage(&app, request.into_body()).await?),
+        "application/toml" => ImportFiles::Pipeline(stage(&app, request.into_body()).await?),
         "multipart/form-data" => {
             let form = Multipart::from_request(request, &app)
                 .await
@@ -41,7 +43,7 @@ pub(super) async fn import(
         _ => {
             return Err(ApiError::new(
                 Code::Unsupported,
-                "send the ONNX file as application/octet-stream, or a form with the file model, or with coef and intercept",
+                "send the ONNX file as application/octet-stream, a pipeline as application/toml, or a form with the file model, or with coef and intercept",
             ));
         }
     };

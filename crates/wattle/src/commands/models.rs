@@ -5,6 +5,7 @@ use reqwest::{Method, header, multipart};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use wattle_core::{Energy, ModelReference, Name, Selector, TensorSpec, grouped};
+use wattle_serve::Pipeline;
 use wattle_store::{AliasChange, Manifest, Model, ModelVersion};
 
 use super::Context;
@@ -94,7 +95,9 @@ async fn import(
         (Some(file), _) => {
             let (body, bar) = Upload::open(file, AFTERWARDS).await?.start();
             shown.push(bar);
-            request.header(header::CONTENT_TYPE, "application/octet-stream").body(body)
+            let is_pipeline = file.extension().is_some_and(|extension| extension == "toml");
+            let content_type = if is_pipeline { "application/toml" } else { "application/octet-stream" };
+            request.header(header::CONTENT_TYPE, content_type).body(body)
         }
         (None, Some(coef)) => {
             let mut form = multipart::Form::new();
@@ -107,7 +110,7 @@ async fn import(
             }
             request.multipart(form)
         }
-        (None, None) => bail!("name an ONNX file, or --coef and --intercept"),
+        (None, None) => bail!("name an ONNX file or a pipeline, or --coef and --intercept"),
     };
     context.client.answer(request).await
 }
@@ -132,7 +135,8 @@ async fn export(context: &Context, model: &ModelReference, dir: &Path) -> Result
     }
     let mut described = tempfile::NamedTempFile::new_in(dir)?;
     described.write_all((serde_json::to_string_pretty(&version)? + "\n").as_bytes())?;
-    let (target, manifest) = (dir.join("model.onnx"), dir.join("manifest.json"));
+    let file = if version.manifest.format == Pipeline::FORMAT { "pipeline.toml" } else { "model.onnx" };
+    let (target, manifest) = (dir.join(file), dir.join("manifest.json"));
     for (part, place) in [(part, &target), (described, &manifest)] {
         readable(part.path())?;
         part.persist(place)

@@ -12,6 +12,7 @@ mod jobs;
 mod load;
 mod models;
 mod path;
+mod pipelines;
 mod process;
 mod quickstart;
 mod raw;
