@@ -87,8 +87,8 @@ impl Pipeline {
     /// # Errors
     /// [`Error::Invalid`] says what is wrong with it.
     pub fn from_toml(text: &str) -> Result<Pipeline> {
-        let pipeline: Pipeline =
-            toml::from_str(text).map_err(|error| Error::Invalid(format!("not a usable pipeline: {}", error.message())))?;
+        let pipeline: Pipeline = toml::from_str(text)
+            .map_err(|error| Error::Invalid(format!("not a usable pipeline: {}", error.message())))?;
         match pipeline.steps.len() {
             0 => Err(Error::Invalid("a pipeline needs steps: name a deployment in [[steps]]".into())),
             count if count > MAX_STEPS => {
@@ -173,9 +173,9 @@ impl Wiring {
 
     /// The output that `step.output` names.
     fn output(&self, text: &str) -> Result<(Source, TensorSpec)> {
-        let (step, output) = text.split_once('.').ok_or_else(|| {
-            Error::Invalid(format!("{text:?} names no output: write it as step.output"))
-        })?;
+        let (step, output) = text
+            .split_once('.')
+            .ok_or_else(|| Error::Invalid(format!("{text:?} names no output: write it as step.output")))?;
         let Some(index) = self.names.iter().position(|name| name == step) else {
             let hint = match nearest(step, self.names.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean {near}?"),
@@ -253,10 +253,8 @@ mod tests {
 
     #[test]
     fn a_sequence_passes_its_tensors_on() {
-        let (signature, wired) = wired(
-            "steps = [{ deployment = 'scale' }, { deployment = 'label', inputs = { x = 'scale.y' } }]",
-        )
-        .unwrap();
+        let (signature, wired) =
+            wired("steps = [{ deployment = 'scale' }, { deployment = 'label', inputs = { x = 'scale.y' } }]").unwrap();
         assert_eq!(signature.inputs, [spec("x", Datatype::Fp64)]);
         assert_eq!(signature.outputs, [spec("text", Datatype::Bytes)]);
         assert_eq!(wired.steps.iter().map(|step| step.level).collect::<Vec<_>>(), [0, 1]);
@@ -289,9 +287,18 @@ mod tests {
             ("steps = [{ deployment = 'nobody' }]", "no deployment nobody"),
             ("steps = [{ deployment = 'scale' }, { deployment = 'scale' }]", "two steps are called scale"),
             ("steps = [{ deployment = 'mean', inputs = { c = 'x' } }]", "step mean has no input \"c\""),
-            ("steps = [{ deployment = 'scale' }, { deployment = 'label', inputs = { x = 'scal.y' } }]", "did you mean scale?"),
-            ("steps = [{ deployment = 'scale' }, { deployment = 'label', inputs = { x = 'scale.z' } }]", "no output \"z\""),
-            ("steps = [{ deployment = 'label', inputs = { x = 'scale.y' } }, { deployment = 'scale' }]", "no earlier step"),
+            (
+                "steps = [{ deployment = 'scale' }, { deployment = 'label', inputs = { x = 'scal.y' } }]",
+                "did you mean scale?",
+            ),
+            (
+                "steps = [{ deployment = 'scale' }, { deployment = 'label', inputs = { x = 'scale.z' } }]",
+                "no output \"z\"",
+            ),
+            (
+                "steps = [{ deployment = 'label', inputs = { x = 'scale.y' } }, { deployment = 'scale' }]",
+                "no earlier step",
+            ),
             (
                 "steps = [{ deployment = 'label' }, { deployment = 'scale', inputs = { x = 'label.text' } }]",
                 "takes \"x\" as FP64, and gets BYTES",

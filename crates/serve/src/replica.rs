@@ -124,7 +124,12 @@ impl Replica {
     /// A replica that loads its model when it is first called. A path that could not be found is told to whoever calls.
     pub(crate) fn new(deployment: Deployment, parts: Parts) -> Replica {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        let Parts { name, id, signature, path, pipeline,
+        let Parts {
+            name,
+            id,
+            signature,
+            path,
+            pipeline,
             file_bytes,
             measured_bytes,
             settings,

@@ -66,7 +66,8 @@ impl Server {
             for level in 0..=wired.steps.iter().map(|step| step.level).max().unwrap_or(0) {
                 let steps = wired.steps.iter().enumerate().filter(|(_, step)| step.level == level);
                 let answers = steps.map(|(index, step)| {
-                    let inputs = step.inputs.iter().map(|(name, source)| take(source, &inputs, &made).map(|t| t.named(name)));
+                    let inputs =
+                        step.inputs.iter().map(|(name, source)| take(source, &inputs, &made).map(|t| t.named(name)));
                     let inputs: Result<Vec<Tensor>> = inputs.collect();
                     async move { Ok::<_, Error>((index, self.run_step(step, context, inputs?, depth).await?)) }
                 });
@@ -76,7 +77,8 @@ impl Server {
                     made[index] = answered.outputs.into_iter().map(Tensor::shared).collect();
                 }
             }
-            let outputs = wired.outputs.iter().map(|(name, source)| take(source, &inputs, &made).map(|t| t.named(name)));
+            let outputs =
+                wired.outputs.iter().map(|(name, source)| take(source, &inputs, &made).map(|t| t.named(name)));
             sum.outputs = outputs.collect::<Result<_>>()?;
             // The steps' own deployments have paid for what was computed.
             served.account(1, rows, 0.0, started.elapsed());

@@ -55,9 +55,7 @@ fn a_pipeline_that_cannot_be_wired_is_refused_and_one_that_calls_itself_ends() {
     let (server, folder) = (Server::start(), tempfile::tempdir().unwrap());
     server.import_founding();
     server.wattle(&["deploy", "founding"]);
-    let told = |text: &str| {
-        server.fails(&["models", "import", "--name", "wrong", &file(&folder, "wrong.toml", text)])
-    };
+    let told = |text: &str| server.fails(&["models", "import", "--name", "wrong", &file(&folder, "wrong.toml", text)]);
     let error = told("steps = [{ deployment = 'foundin' }]");
     assert!(error.contains("did you mean founding?"), "{error}");
     let error = told("steps = [{ deployment = 'founding', inputs = { y = 'x' } }]");
