@@ -48,6 +48,8 @@ pub struct Usage {
     pub rows: u64,
     /// Processor time, in seconds.
     pub cpu_seconds: f64,
+    /// Whether a process of its own spent it, whose time this process's clock does not hold.
+    pub in_child: bool,
     /// Energy.
     pub energy: Energy,
 }

@@ -80,7 +80,8 @@ impl Meter {
     /// Keeps account of work done, without waiting for anything.
     ///
     /// Its energy is what [`Meter::dynamic_energy`] said of its processor time. A prediction's time is part of the
-    /// server's own; a training job's is a child's, which the server's clock does not see, so it is added to it. Jobs
+    /// server's own, unless its model has a process of its own; that of such a process and of a training job is a child's,
+    /// which the server's clock does not see, so it is added to it. Jobs
     /// report what they spent since their last report, every second or so.
     pub fn record(&self, usage: Usage) {
         let Energy { joules_low, joules, joules_high, .. } = usage.energy;
@@ -213,7 +214,17 @@ fn ended(result: Result<Result<()>, JoinError>) -> Result<()> {
 }
 
 fn own_usage(activity: Activity, cpu_seconds: f64, energy: Energy) -> Usage {
-    Usage { activity, deployment: None, model: None, version: None, requests: 0, rows: 0, cpu_seconds, energy }
+    Usage {
+        activity,
+        deployment: None,
+        model: None,
+        version: None,
+        requests: 0,
+        rows: 0,
+        cpu_seconds,
+        in_child: false,
+        energy,
+    }
 }
 
 /// The meter's task: closes intervals and writes batches until it is told to stop, or no meter is left.

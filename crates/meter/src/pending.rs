@@ -49,12 +49,11 @@ impl Pending {
     /// Adds one piece of work. Says whether nothing was waiting before.
     pub(crate) fn add(&mut self, minute: i64, usage: Usage) -> bool {
         match usage.activity {
-            Activity::Predict | Activity::Load => self.attribute(&usage, 0.0),
-            Activity::Train => self.attribute(&usage, usage.cpu_seconds),
+            Activity::Predict | Activity::Load | Activity::Train => self.attribute(&usage),
             Activity::Idle | Activity::Unattributed => {}
         }
         let first = self.sums.is_empty();
-        let Usage { activity, deployment, model, version, requests, rows, cpu_seconds, energy } = usage;
+        let Usage { activity, deployment, model, version, requests, rows, cpu_seconds, energy, .. } = usage;
         let Energy { joules_low, joules, joules_high, label, source } = energy;
         let key = Key { minute, activity, deployment, model, version, label, source };
         self.insert(key, &Sums { requests, rows, cpu_seconds, joules_low, joules, joules_high });
@@ -86,7 +85,8 @@ impl Pending {
         }
     }
 
-    fn attribute(&mut self, usage: &Usage, child_cpu_seconds: f64) {
+    fn attribute(&mut self, usage: &Usage) {
+        let child_cpu_seconds = if usage.in_child { usage.cpu_seconds } else { 0.0 };
         self.put_back_attributed(Attributed {
             joules: usage.energy.joules,
             cpu_seconds: usage.cpu_seconds,
@@ -144,6 +144,7 @@ pub(crate) mod tests {
             requests: 1,
             rows: 3,
             cpu_seconds: 0.125,
+            in_child: false,
             energy: Energy {
                 joules_low: 0.25,
                 joules: 0.5,
@@ -175,7 +176,7 @@ pub(crate) mod tests {
     fn a_childs_time_is_told_from_the_servers() {
         let mut pending = Pending::default();
         assert!(pending.add(0, request("a")));
-        assert!(!pending.add(0, Usage { activity: Activity::Train, ..request("a") }));
+        assert!(!pending.add(0, Usage { activity: Activity::Train, in_child: true, ..request("a") }));
         pending.add(0, Usage { activity: Activity::Idle, ..request("a") });
         let attributed = pending.take_attributed();
         assert_eq!(attributed, Attributed { joules: 1.0, cpu_seconds: 0.25, child_cpu_seconds: 0.125 });

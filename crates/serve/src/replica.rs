@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{Semaphore, watch};
 use wattle_core::{Activity, ModelVersionId, Name, Signature, Usage};
 use wattle_meter::Meter;
-use wattle_store::{Deployment, ResolvedSettings};
+use wattle_store::{Deployment, Isolation, ResolvedSettings};
 
 use crate::{
     Error, Result,
@@ -426,6 +426,7 @@ impl Served {
             requests,
             rows,
             cpu_seconds,
+            in_child: self.settings.isolation == Isolation::Process,
             energy: self.meter.dynamic_energy(cpu_seconds),
         }
     }

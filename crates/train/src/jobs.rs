@@ -458,6 +458,7 @@ impl Account {
             requests,
             rows: if requests > 0 { order.data.rows } else { 0 },
             cpu_seconds: used,
+            in_child: true,
             energy,
         });
     }

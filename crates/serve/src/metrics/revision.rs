@@ -300,6 +300,7 @@ mod tests {
             requests: 1,
             rows: 1,
             cpu_seconds: 0.25,
+            in_child: false,
             energy,
         };
         metrics.spent(&usage(energy(0.5, Label::Measured)));
