@@ -55,8 +55,15 @@ async fn what_is_served_idles_and_is_left_over_is_what_the_sensor_said() {
         let energy = meter.dynamic_energy(0.125);
         meter.record(Usage { energy, ..request("a") });
     }
-    let job =
-        Usage { activity: Activity::Train, in_child: true, deployment: None, version: None, requests: 0, rows: 0, ..request("a") };
+    let job = Usage {
+        activity: Activity::Train,
+        in_child: true,
+        deployment: None,
+        version: None,
+        requests: 0,
+        rows: 0,
+        ..request("a")
+    };
     meter.record(Usage { cpu_seconds: 2.0, energy: meter.dynamic_energy(2.0), ..job });
     clocks.wall_ms.store(10_000, Ordering::SeqCst);
     clocks.cpu_ms.store(1_500, Ordering::SeqCst);
