@@ -62,7 +62,7 @@ def main():
         folder = pathlib.Path(folder)
         size = write_table(folder / "table.csv")
         server = subprocess.Popen(
-            [WATTLE, "serve", "--listen", "127.0.0.1:0", "--data-dir", folder / "data"],
+            [WATTLE, "serve", "--no-config", "--listen", "127.0.0.1:0", "--data-dir", folder / "data"],
             stdout=subprocess.PIPE,
             text=True,
         )

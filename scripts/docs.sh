@@ -5,7 +5,8 @@ set -euo pipefail
 binary="${CARGO_TARGET_DIR:-target}/debug/wattle"
 # Each page, and the arguments of `wattle` that print it.
 pages=(
-  "docs/cli.md:docs"
+  "docs/cli.md:docs cli"
+  "docs/configuration.md:docs configuration"
 )
 
 drifted=0

@@ -29,7 +29,8 @@ class Server:
 
     def start(self):
         """Starts the server, again if it has ended: the folder and the address stay."""
-        command = [BINARY, "serve", "--listen", self.address, "--data-dir", self.path("data"), *self.flags]
+        command = [BINARY, "serve", "--no-config", "--listen", self.address]
+        command += ["--data-dir", self.path("data"), *self.flags]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
         try:
             self.wait_until_ready()

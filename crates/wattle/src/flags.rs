@@ -1,11 +1,13 @@
 //! The command line as it is written; the commands resolve it.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser, value_parser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use wattle_core::{ModelReference, Name};
 use wattle_train::spec::ClassWeights;
+
+use crate::config::{KeyFlags, hide_keys};
 
 /// Train a model, store it, deploy it, call it, and know what each call cost in compute and energy.
 #[derive(Debug, Parser)]
@@ -38,7 +40,13 @@ pub(crate) enum OutputFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server.
+    #[command(
+        after_help = "Examples:\n  wattle serve\n  wattle serve --listen 127.0.0.1:9000 --data-dir ./data\n  wattle serve --config wattle.toml\n\nEvery key of wattle.toml can also be given as a variable: `wattle config show` lists them."
+    )]
     Serve(ServeFlags),
+    /// Show and check a server's configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Show the whole path, from a table to a priced call, with a throw-away server.
     Quickstart(QuickstartFlags),
     /// Add, list and remove data sets.
@@ -70,83 +78,64 @@ pub(crate) enum Command {
     /// Processes that the server starts.
     #[command(subcommand, hide = true)]
     Worker(WorkerCommand),
-    /// Write the reference of this command line.
+    /// Write a page that is made from the program itself.
     #[command(hide = true)]
-    Docs,
+    Docs {
+        /// The page.
+        page: Page,
+    },
 }
 
-/// The most calls that may compute or wait; each costs memory, and callers lose patience long before.
-const MOST_CALLS: usize = 1_000_000;
-/// The most training jobs at once; each is a process.
-const MOST_JOBS: usize = 1000;
-/// The largest body of a call may be this large, 1 TiB, since it has to be in memory.
-const MOST_BODY_BYTES: usize = 1 << 40;
-/// The largest upload may be this large, 1 EiB.
-const MOST_UPLOAD_BYTES: u64 = 1 << 60;
-/// The longest time that calls are given to end, a day.
-const MOST_GRACE_SECONDS: u64 = 86_400;
-
+/// What `wattle serve` takes: where its configuration is, and keys of it.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  wattle serve\n  wattle serve --listen 127.0.0.1:9000 --data-dir ./data")]
 pub(crate) struct ServeFlags {
-    /// The address to listen on; port 0 takes a free one.
-    #[arg(long, env = "WATTLE_LISTEN", default_value = "127.0.0.1:8080")]
-    pub(crate) listen: SocketAddr,
+    /// The server's configuration [default: what WATTLE_CONFIG says, or ~/.config/wattle/wattle.toml if it exists].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 
-    /// A further name under which callers reach a server on loopback, for example behind a reverse proxy.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) allow_host: Vec<String>,
+    /// Read no configuration file.
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) no_config: bool,
 
-    /// Where models, data sets and the ledger are kept [default: ~/.local/share/wattle].
-    #[arg(long, env = "WATTLE_DATA_DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
-
-    /// Threads that compute at once [default: the machine's cores].
-    #[arg(long, value_parser = count(1, MOST_CALLS))]
-    pub(crate) max_computing: Option<usize>,
-
-    /// Calls that may wait beyond those; more are refused with 503.
-    #[arg(long, default_value_t = 256, value_parser = count(0, MOST_CALLS))]
-    pub(crate) max_waiting: usize,
-
-    /// The memory that models may take together, in bytes [default: half of the machine's or the container's].
-    #[arg(long, value_name = "BYTES", value_parser = value_parser!(u64).range(1..))]
-    pub(crate) memory_budget: Option<u64>,
-
-    /// Training jobs that run at once.
-    #[arg(long, default_value_t = 1, value_parser = count(1, MOST_JOBS))]
-    pub(crate) max_training: usize,
-
-    /// The largest body of a call, in bytes.
-    #[arg(long, default_value_t = 16 << 20, value_parser = count(1, MOST_BODY_BYTES))]
-    pub(crate) max_body_bytes: usize,
-
-    /// The largest data set or model that may be sent, in bytes.
-    #[arg(long, default_value_t = 64 << 30, value_parser = value_parser!(u64).range(1..=MOST_UPLOAD_BYTES))]
-    pub(crate) max_upload_bytes: u64,
-
-    /// Seconds that calls under way are given to end on SIGTERM.
-    #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=MOST_GRACE_SECONDS))]
-    pub(crate) grace_seconds: u64,
-
-    /// The machine's power when idle, in watts, off a wall meter; together with --full-watts it takes the place of
-    /// every other sensor, alone that of what the processor's energy counters say of quiet times.
-    #[arg(long)]
-    pub(crate) idle_watts: Option<f64>,
-
-    /// The machine's power under full load, in watts.
-    #[arg(long, requires = "idle_watts")]
-    pub(crate) full_watts: Option<f64>,
-
-    /// How to write the log, which goes to the standard error; WATTLE_LOG sets its filter (default: info).
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) keys: KeyFlags,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show every key, its value, and where that came from.
+    #[command(
+        mut_args = hide_keys,
+        after_help = "Examples:\n  wattle config show\n  wattle config show --config wattle.toml --max-waiting 10\n  wattle config show --default > wattle.toml\n\nIt takes the flags of `wattle serve` as well."
+    )]
+    Show {
+        /// Print a wattle.toml with all defaults, and what each key means, to start from.
+        #[arg(long)]
+        default: bool,
+        #[command(flatten)]
+        serve: ServeFlags,
+    },
+    /// Check a configuration as `wattle serve` would read it, and tell everything that is wrong.
+    #[command(
+        mut_args = hide_keys,
+        after_help = "Examples:\n  wattle config check wattle.toml\n  wattle config check wattle.toml -o json\n\nIt takes the flags of `wattle serve` as well."
+    )]
+    Check {
+        /// The file [default: the one that `wattle serve` would read].
+        #[arg(conflicts_with_all = ["config", "no_config"])]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        serve: ServeFlags,
+    },
+}
+
+/// A generated page of the documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
+pub(crate) enum Page {
+    /// The reference of the command line.
+    Cli,
+    /// The reference of the configuration.
+    Configuration,
 }
 
 #[derive(Debug, Args)]
@@ -444,9 +433,4 @@ fn instant(text: &str) -> Result<DateTime<Utc>, String> {
     let instant = DateTime::parse_from_rfc3339(text)
         .map_err(|_| "write a day (UTC) as in 2026-01-31, or an instant as in 2026-01-31T12:00:00Z".to_owned())?;
     Ok(instant.with_timezone(&Utc))
-}
-
-/// A whole number from `least` to `most`.
-fn count(least: usize, most: usize) -> impl TypedValueParser<Value = usize> {
-    value_parser!(u64).range(least as u64..=most as u64).try_map(usize::try_from)
 }

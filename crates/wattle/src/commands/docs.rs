@@ -1,21 +1,33 @@
-//! The reference of the command line, out of the command line itself.
+//! The pages of the documents that are made from the program itself.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Command, CommandFactory};
 
-use crate::{flags::Flags, output::print_line};
+use crate::{
+    config::reference,
+    flags::{Flags, Page},
+    output::print_line,
+};
 
-pub(crate) fn run() -> Result<ExitCode> {
+pub(crate) fn run(page: Page) -> Result<ExitCode> {
+    let text = match page {
+        Page::Cli => command_line(),
+        Page::Configuration => reference::page(),
+    };
+    print_line(text.trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn command_line() -> String {
     let mut text = String::from(
         "# The command line\n\nMade by `make docs` from the program itself. Every command takes `--url` (or `WATTLE_URL`) and `-o json`.\n",
     );
     let mut command = Flags::command();
     command.build();
     describe(&mut command, "wattle", &mut text);
-    print_line(text.trim_end())?;
-    Ok(ExitCode::SUCCESS)
+    text
 }
 
 fn describe(command: &mut Command, path: &str, text: &mut String) {

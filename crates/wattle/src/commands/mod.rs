@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod config;
 mod data;
 mod deploy;
 mod docs;
@@ -32,8 +33,9 @@ pub(crate) struct Context {
 pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
     match flags.command {
         Command::Worker(command) => return worker::run(&command),
-        Command::Serve(serve) => return block_on(Builder::new_multi_thread(), serve::run(serve)),
-        Command::Docs => return docs::run(),
+        Command::Serve(serve) => return block_on(Builder::new_multi_thread(), serve::run(&serve)),
+        Command::Config(command) => return config::run(flags.output, &command),
+        Command::Docs { page } => return docs::run(page),
         _ => {}
     }
     let context = Context { client: Client::new(&flags.url)?, output: flags.output };
@@ -50,7 +52,7 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
             Command::Predict(flags) => predict::run(&context, flags).await,
             Command::Usage(flags) => usage::run(&context, flags).await,
             Command::Gc => usage::collect_garbage(&context).await,
-            Command::Worker(_) | Command::Serve(_) | Command::Docs => Ok(()),
+            Command::Worker(_) | Command::Serve(_) | Command::Config(_) | Command::Docs { .. } => Ok(()),
         }
         .map(|()| ExitCode::SUCCESS)
     };

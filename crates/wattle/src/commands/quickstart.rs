@@ -22,6 +22,7 @@ use wattle_store::{Dataset, Deployment, Job, JobState, ModelVersion};
 use super::{Context, data, models, predict};
 use crate::{
     client::Client,
+    config::keys::{Key, keys},
     flags::{OutputFormat, QuickstartFlags},
     output::{print_line, quantity},
 };
@@ -62,8 +63,12 @@ impl Server {
     async fn start(folder: &Path, keep: bool) -> Result<Server> {
         let log = fs::File::create(folder.join("server.log"))?;
         let mut command = Command::new(std::env::current_exe()?);
+        // What the user's own server is told is not for this one.
+        for variable in keys().iter().flat_map(Key::variables) {
+            command.env_remove(variable);
+        }
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--no-config", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(folder.join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -24,7 +24,7 @@ use crate::support::{Server, root, wait_for};
 const SHOWN_ADDRESS: &str = "127.0.0.1:8080";
 
 /// Pages without commands of a reader's: generated, mathematics, and measurements that last for minutes.
-const NOT_RUN: [&str; 3] = ["docs/cli.md", "docs/formulas.md", "docs/benchmarks.md"];
+const NOT_RUN: [&str; 4] = ["docs/cli.md", "docs/configuration.md", "docs/formulas.md", "docs/benchmarks.md"];
 
 /// A test for each page.
 macro_rules! pages {
@@ -163,6 +163,7 @@ fn check_page(page: &str) {
         .env("PATH", format!("{}:{path}", at("bin").display()))
         .env("WATTLE_URL", &server.url)
         .env("CURL_HOME", folder.path())
+        .env("XDG_CONFIG_HOME", folder.path())
         .env("NO_PROXY", "127.0.0.1")
         .env("no_proxy", "127.0.0.1")
         .stdin(Stdio::null())

@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod arguments;
+mod config;
 mod crash;
 mod data;
 mod deploy;

@@ -16,6 +16,9 @@ use crate::process;
 /// The longest that anything here may take; a test that waits longer has found a fault.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A folder that nobody has.
+pub(crate) const NO_FOLDER: &str = "/nowhere";
+
 /// The repository's root, where `examples/` is.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -56,14 +59,13 @@ impl Server {
 
     /// The same by a command line that ends in running the binary in its own process.
     pub(crate) fn spawn(mut launcher: Command, data_dir: &Path, arguments: &[&str]) -> Server {
-        let mut child = launcher
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        launcher.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).args(arguments);
+        Server::launch(launcher, data_dir)
+    }
+
+    /// The same by a whole command line, which keeps its data there.
+    pub(crate) fn launch(mut launcher: Command, data_dir: &Path) -> Server {
+        let mut child = launcher.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, line) = mpsc::channel();
         thread::spawn(move || {
@@ -216,11 +218,12 @@ impl Drop for Server {
 /// The binary under test, with a home of nobody's, so that the user's own settings and data stay out.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wattle"));
-    command
-        .env_remove("WATTLE_URL")
-        .env_remove("WATTLE_DATA_DIR")
-        .env_remove("WATTLE_LISTEN")
-        .env("WATTLE_LOG", "warn");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("WATTLE_")) {
+            command.env_remove(name);
+        }
+    }
+    command.env("XDG_CONFIG_HOME", NO_FOLDER).env("WATTLE_LOG", "warn");
     command
 }
 

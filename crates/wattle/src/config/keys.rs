@@ -1,0 +1,297 @@
+//! The one table of all keys, from which everything else is made: reading, variables, flags, `wattle config` and
+//! `docs/configuration.md`.
+//!
+//! A new key is a row here, a field and its default in [`Settings`], and a line in `resolve`; then `make docs`.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, LazyLock},
+};
+
+use serde_json::Value;
+
+use super::{
+    Settings,
+    form::{Form, Written, address, bytes, choice, filter, names, optional, path, quantity, seconds, whole},
+    settings::LogFormat,
+};
+
+/// The sections of the file, in its order, and what they are about.
+pub(crate) const SECTIONS: &[(&str, &str)] = &[
+    ("server", "Where the server answers, and where it keeps things."),
+    ("limits", "What it takes at most; over a limit a caller is told so at once."),
+    ("memory", "The memory of models."),
+    ("deployments", "What holds for a deployment that does not say otherwise."),
+    ("training", "Training jobs."),
+    ("energy", "What the machine draws, for one without energy counters, or read off a wall meter."),
+    ("log", "The log, which goes to the standard error."),
+];
+
+/// The most calls that may compute or wait; each costs memory, and callers lose patience long before.
+const MOST_CALLS: u64 = 1_000_000;
+/// The most training jobs at once; each is a process.
+const MOST_JOBS: u64 = 1000;
+/// The largest body of a call may be this large, since it has to be in memory.
+const MOST_BODY_BYTES: u64 = 1 << 40;
+/// The largest upload may be this large.
+const MOST_UPLOAD_BYTES: u64 = 1 << 60;
+/// Models may take this much together, 1 PiB.
+const MOST_MEMORY_BYTES: u64 = 1 << 50;
+/// No machine draws more, a gigawatt.
+const MOST_WATTS: f64 = 1e9;
+/// The longest time that calls are given to end, a day.
+const MOST_GRACE_SECONDS: f64 = 86_400.0;
+
+/// All keys, in the order of [`SECTIONS`].
+pub(crate) fn keys() -> &'static [Key] {
+    static KEYS: LazyLock<Vec<Key>> = LazyLock::new(table);
+    &KEYS
+}
+
+fn table() -> Vec<Key> {
+    vec![
+        Key::new("server.listen", address(), |s| &mut s.listen)
+            .about("The address to listen on; port 0 takes a free one.")
+            .flag("listen")
+            .variable("WATTLE_LISTEN"),
+        Key::new("server.data_dir", optional(path("folder")), |s| &mut s.data_dir)
+            .about("Where models, data sets and the ledger are kept.")
+            .flag("data-dir")
+            .variable("WATTLE_DATA_DIR")
+            .default_is("~/.local/share/wattle"),
+        Key::new("server.allow_hosts", names(), |s| &mut s.allow_hosts)
+            .about("Further names under which callers reach a server on loopback, for example behind a reverse proxy.")
+            .flag("allow-host"),
+        Key::new("server.grace_seconds", seconds(0.0..=MOST_GRACE_SECONDS), |s| &mut s.grace)
+            .about("How long calls under way are given to end on SIGTERM.")
+            .flag("grace-seconds"),
+        Key::new("limits.max_computing", whole(1..=MOST_CALLS), |s| &mut s.max_computing)
+            .about("Threads that compute at once.")
+            .flag("max-computing")
+            .default_is("the machine's cores"),
+        Key::new("limits.max_waiting", whole(0..=MOST_CALLS), |s| &mut s.max_waiting)
+            .about("Calls that may wait beyond those; more are refused with 503.")
+            .flag("max-waiting"),
+        Key::new("limits.max_calls_per_tenant", optional(whole(1..=MOST_CALLS)), |s| &mut s.max_calls_per_tenant)
+            .about("Calls of one named tenant that may compute or wait; more are refused with 429.")
+            .default_is("half of those that may compute or wait"),
+        Key::new("limits.max_body_bytes", bytes(1..=MOST_BODY_BYTES), |s| &mut s.max_body_bytes)
+            .about("The largest body of a call.")
+            .flag("max-body-bytes"),
+        Key::new("limits.max_upload_bytes", bytes(1..=MOST_UPLOAD_BYTES), |s| &mut s.max_upload_bytes)
+            .about("The largest data set or model that may be sent.")
+            .flag("max-upload-bytes"),
+        Key::new("memory.budget_bytes", bytes(1..=MOST_MEMORY_BYTES), |s| &mut s.memory_budget_bytes)
+            .about("The memory that models may take together; the least valuable make room.")
+            .flag("memory-budget")
+            .default_is("half of the machine's or the container's"),
+        Key::new("deployments.max_batch_size", optional(whole(1..=1 << 20)), |s| &mut s.deployments.max_batch_size)
+            .about("The most rows that are computed at once; 1 computes every call alone."),
+        Key::new(
+            "deployments.max_queue_delay_ms",
+            optional(quantity("MS", "milliseconds", 0.0..=60_000.0)),
+            |s| &mut s.deployments.max_queue_delay_ms,
+        )
+        .about("How long a call may wait for others to join its batch; 0 takes whoever waits already."),
+        Key::new("deployments.threads", optional(whole(1..=4096)), |s| &mut s.deployments.threads)
+            .about("The threads that one call computes on."),
+        Key::new(
+            "deployments.keep_alive_seconds",
+            optional(whole(0..=365 * 86_400)),
+            |s| &mut s.deployments.keep_alive_seconds,
+        )
+        .about("How long a model stays in memory after its last call.")
+        .default_is("what it costs to stay and to load again decides"),
+        Key::new("training.max_running", whole(1..=MOST_JOBS), |s| &mut s.max_training)
+            .about("Training jobs that run at once; others wait.")
+            .flag("max-training"),
+        Key::new("energy.idle_watts", optional(quantity("WATTS", "watts", 0.0..=MOST_WATTS)), |s| &mut s.idle_watts)
+            .about(
+                "The machine's power when idle, off a wall meter; together with full_watts it takes the place of every \
+                 other sensor, alone that of what the processor's energy counters say of quiet times.",
+            )
+            .flag("idle-watts")
+            .default_is("what sensors or published figures say"),
+        Key::new("energy.full_watts", optional(quantity("WATTS", "watts", 0.0..=MOST_WATTS)), |s| &mut s.full_watts)
+            .about("The machine's power under full load; it needs idle_watts.")
+            .flag("full-watts")
+            .default_is("what sensors or published figures say"),
+        Key::new("log.format", choice("text|json", &[("text", LogFormat::Text), ("json", LogFormat::Json)]), |s| {
+            &mut s.log_format
+        })
+        .about("How lines are written: for people or for machines.")
+        .flag("log-format"),
+        Key::new("log.filter", filter(), |s| &mut s.log_filter)
+            .about("Which lines are written: a level, or levels by module.")
+            .variable("WATTLE_LOG"),
+    ]
+}
+
+/// Takes over a value; false if it is not what is expected.
+type Set = Box<dyn Fn(&mut Settings, &Written, &Path) -> bool + Send + Sync>;
+/// The value for scripts. It changes nothing, but reaches the field in the same way as [`Set`].
+type Show = Box<dyn Fn(&mut Settings) -> Value + Send + Sync>;
+
+/// One key: its names, and how its value gets into [`Settings`] and out again.
+pub(crate) struct Key {
+    /// `section.name`.
+    pub(crate) path: &'static str,
+    /// What it is about.
+    pub(crate) about: &'static str,
+    /// What may be written.
+    pub(crate) expects: String,
+    /// What stands for the value in a flag's help.
+    pub(crate) placeholder: &'static str,
+    /// Whether a flag may be given several times.
+    pub(crate) takes_many: bool,
+    /// The flag of `wattle serve`, if it has one.
+    pub(crate) flag: Option<&'static str>,
+    /// A shorter name of its variable.
+    pub(crate) short_variable: Option<&'static str>,
+    /// The default in words, where it depends on the machine or is none.
+    pub(crate) default_words: Option<&'static str>,
+    set: Set,
+    show: Show,
+    write: fn(&Value) -> String,
+}
+
+impl Key {
+    fn new<T: 'static>(path: &'static str, form: Form<T>, field: fn(&mut Settings) -> &mut T) -> Key {
+        let Form { expects, placeholder, takes_many, read, show, write } = form;
+        let read = Arc::new(read);
+        Key {
+            path,
+            about: "",
+            expects,
+            placeholder,
+            takes_many,
+            flag: None,
+            short_variable: None,
+            default_words: None,
+            set: Box::new(move |settings, written, folder| match read(written, folder) {
+                Some(value) => {
+                    *field(settings) = value;
+                    true
+                }
+                None => false,
+            }),
+            show: Box::new(move |settings| show(field(settings))),
+            write,
+        }
+    }
+
+    fn about(self, about: &'static str) -> Key {
+        Key { about, ..self }
+    }
+
+    fn flag(self, flag: &'static str) -> Key {
+        Key { flag: Some(flag), ..self }
+    }
+
+    fn variable(self, name: &'static str) -> Key {
+        Key { short_variable: Some(name), ..self }
+    }
+
+    fn default_is(self, words: &'static str) -> Key {
+        Key { default_words: Some(words), ..self }
+    }
+
+    /// The section, and the name in it.
+    pub(crate) fn section_and_name(&self) -> (&'static str, &'static str) {
+        self.path.rsplit_once('.').unwrap_or(("", self.path))
+    }
+
+    /// The environment's variables that say it, the full name first.
+    pub(crate) fn variables(&self) -> Vec<String> {
+        let full = format!("WATTLE_{}", self.path.replace('.', "_").to_uppercase());
+        [Some(full), self.short_variable.map(str::to_owned)].into_iter().flatten().collect()
+    }
+
+    /// Takes over a value, in which a relative path is one below `folder`; false if it is not what is expected.
+    pub(crate) fn set(&self, settings: &mut Settings, written: &Written, folder: &Path) -> bool {
+        (self.set)(settings, written, folder)
+    }
+
+    /// The value for scripts; null when there is none.
+    pub(crate) fn show(&self, settings: &Settings) -> Value {
+        (self.show)(&mut settings.clone())
+    }
+
+    /// The value as it would be written into the file; nothing when there is none.
+    pub(crate) fn write(&self, settings: &Settings) -> String {
+        (self.write)(&self.show(settings))
+    }
+
+    /// The default as the reference tells it: the same on every machine.
+    pub(crate) fn default_text(&self) -> String {
+        self.default_words.map_or_else(|| self.write(&Settings::defaults()), str::to_owned)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart_and_stand_in_their_sections() {
+        let mut seen = HashSet::new();
+        let names = keys().iter().flat_map(|key| {
+            let flag = key.flag.map(|flag| format!("--{flag}"));
+            key.variables().into_iter().chain(flag).chain([key.path.to_owned()])
+        });
+        for name in names {
+            assert!(seen.insert(name.clone()), "{name} is there twice");
+        }
+        let mut sections: Vec<&str> = keys().iter().map(|key| key.section_and_name().0).collect();
+        sections.dedup();
+        assert_eq!(sections, SECTIONS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        assert_eq!(keys()[0].variables(), ["WATTLE_SERVER_LISTEN", "WATTLE_LISTEN"]);
+    }
+
+    #[test]
+    fn each_key_tells_what_a_reader_needs() {
+        for key in keys() {
+            assert!(key.about.ends_with('.') && !key.expects.is_empty(), "{}", key.path);
+            assert!(!key.default_text().is_empty(), "{} has no default: say in words what holds", key.path);
+        }
+    }
+
+    #[test]
+    fn each_key_has_a_field_of_its_own_and_reads_what_it_writes() {
+        let defaults = Settings::defaults();
+        for key in keys() {
+            let text = key.write(&defaults);
+            let mut settings = defaults.clone();
+            if !text.is_empty() && !key.takes_many {
+                let bare = Written::Bare(text.trim_matches('"').to_owned());
+                assert!(key.set(&mut settings, &bare, Path::new("")), "{} does not take {text}", key.path);
+            }
+            assert_eq!(settings, defaults, "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn deployments_may_say_what_the_configuration_may_say_for_them() {
+        let of_deployments = || keys().iter().filter(|key| key.path.starts_with("deployments."));
+        assert!(of_deployments().count() > 3);
+        for key in of_deployments() {
+            // The numbers of "from 1 to 10"; what has none takes words.
+            let bounds: Vec<f64> = key.expects.split(' ').filter_map(|word| word.parse().ok()).collect();
+            for bound in &bounds {
+                let mut settings = Settings::defaults();
+                assert!(key.set(&mut settings, &Written::Bare(bound.to_string()), Path::new("")), "{}", key.path);
+                settings.deployments.check().unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use wattle_api::http::Limits;
+use wattle_meter::SensorConfig;
+use wattle_serve::ServeOptions;
+
+use super::{Loaded, Problem, Problems, Settings, settings::LogFormat};
+
+/// Everything that was decided about a server, in the form that its parts take.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) listen: SocketAddr,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) grace: Duration,
+    pub(crate) serving: ServeOptions,
+    pub(crate) limits: Limits,
+    pub(crate) max_training: usize,
+    pub(crate) sensor: SensorConfig,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_filter: String,
+}
+
+impl Loaded {
+    /// Decides everything.
+    ///
+    /// # Errors
+    /// Everything that is wrong with what was said, each value for itself and all together.
+    pub(crate) fn resolve(&self) -> Result<Config, Problems> {
+        let mut problems = self.problems.clone();
+        let said = self.settings.clone();
+        let sensor = sensor(&said);
+        if let Err(error) = sensor.check() {
+            // What is wrong is one of the two, and the second is the rarer one to be given.
+            let key = ["energy.full_watts", "energy.idle_watts"];
+            let key = key.into_iter().find(|key| self.origin(key).kind() != "default").unwrap_or(key[0]);
+            problems.push(Problem::new(self.origin(key), error.to_string()));
+        }
+        if said.data_dir.is_none() {
+            let problem = "has no default where there is no home folder: say where data goes, as with --data-dir";
+            problems.push(Problem::of_key(self.origin("server.data_dir"), "server.data_dir", problem));
+        }
+        match said.data_dir {
+            Some(data_dir) if problems.is_empty() => Ok(Config {
+                data_dir,
+                grace: said.grace,
+                serving: ServeOptions {
+                    max_computing: said.max_computing,
+                    max_waiting: said.max_waiting,
+                    max_tenant_requests: said.max_calls_per_tenant.unwrap_or(usize::MAX),
+                    memory_budget_bytes: said.memory_budget_bytes,
+                    defaults: said.deployments,
+                },
+                limits: Limits {
+                    max_body_bytes: said.max_body_bytes,
+                    max_upload_bytes: said.max_upload_bytes,
+                    hosts: hosts(said.listen.ip(), said.allow_hosts),
+                },
+                listen: said.listen,
+                max_training: said.max_training,
+                sensor,
+                log_format: said.log_format,
+                log_filter: said.log_filter,
+            }),
+            _ => Err(Problems(problems)),
+        }
+    }
+}
+
+fn sensor(said: &Settings) -> SensorConfig {
+    SensorConfig { idle_watts: said.idle_watts, full_watts: said.full_watts, ..SensorConfig::default() }
+}
+
+/// The names that a server on this address answers to; any when it is not on loopback.
+fn hosts(address: IpAddr, further: Vec<String>) -> Option<Vec<String>> {
+    let own = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).into_iter();
+    address.is_loopback().then(|| own.chain([url_host(address)]).chain(further).collect())
+}
+
+/// An address as it stands in the host of a URL.
+fn url_host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}

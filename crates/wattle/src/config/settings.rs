@@ -1,0 +1,93 @@
+use std::{
+    env,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
+
+use serde::Serialize;
+
+/// What the keys say, one field for each; `keys` tells what they mean.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Settings {
+    pub(super) listen: SocketAddr,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) allow_hosts: Vec<String>,
+    pub(super) grace: Duration,
+    pub(super) max_computing: usize,
+    pub(super) max_waiting: usize,
+    pub(super) max_calls_per_tenant: Option<usize>,
+    pub(super) max_body_bytes: usize,
+    pub(super) max_upload_bytes: u64,
+    pub(super) memory_budget_bytes: u64,
+    pub(super) deployments: wattle_store::Settings,
+    pub(super) max_training: usize,
+    pub(super) idle_watts: Option<f64>,
+    pub(super) full_watts: Option<f64>,
+    pub(super) log_format: LogFormat,
+    pub(super) log_filter: String,
+}
+
+/// How lines of the log are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Settings {
+    /// What holds on this machine where nobody says otherwise.
+    pub(crate) fn defaults() -> Settings {
+        Settings::said_by_nobody().complete()
+    }
+
+    /// Decides what follows from other keys where nobody said it.
+    #[must_use]
+    pub(super) fn complete(self) -> Settings {
+        let half = (self.max_computing + self.max_waiting).div_ceil(2);
+        Settings { max_calls_per_tenant: self.max_calls_per_tenant.or(Some(half)), ..self }
+    }
+
+    pub(super) fn said_by_nobody() -> Settings {
+        Settings {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            data_dir: home_folder("XDG_DATA_HOME", ".local/share").map(|base| base.join("wattle")),
+            allow_hosts: Vec::new(),
+            grace: Duration::from_secs(30),
+            max_computing: thread::available_parallelism().map_or(1, usize::from),
+            max_waiting: 256,
+            max_calls_per_tenant: None,
+            max_body_bytes: 16 << 20,
+            max_upload_bytes: 64 << 30,
+            memory_budget_bytes: wattle_meter::memory_bytes().map_or(1 << 30, |bytes| bytes / 2),
+            deployments: deployments(),
+            max_training: 1,
+            idle_watts: None,
+            full_watts: None,
+            log_format: LogFormat::Text,
+            log_filter: "info".into(),
+        }
+    }
+}
+
+/// What deployments do where neither they nor the configuration say anything.
+fn deployments() -> wattle_store::Settings {
+    let decided = wattle_store::Settings::default().resolve();
+    wattle_store::Settings {
+        max_batch_size: Some(decided.max_batch_size),
+        max_queue_delay_ms: Some(decided.max_queue_delay.as_secs_f64() * 1000.0),
+        threads: Some(decided.threads),
+        keep_alive_seconds: decided.keep_alive.map(|time| time.as_secs()),
+        ..wattle_store::Settings::default()
+    }
+}
+
+/// A folder of the user, by the XDG Base Directory Specification.
+pub(super) fn home_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let given = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    given.or_else(|| env::home_dir().map(|home| home.join(below_home)))
+}
