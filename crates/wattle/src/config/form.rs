@@ -68,18 +68,14 @@ fn form<T: Serialize>(
     expects: String,
     read: impl Fn(&Written, &Path) -> Option<T> + Send + Sync + 'static,
 ) -> Form<T> {
-    Form { expects, placeholder, takes_many: false, read: Box::new(read), show: |value| json!(value), write: toml_text }
+    Form { expects, placeholder, takes_many: false, read: Box::new(read), show: shown, write: toml_text }
 }
 
 /// A key that may have no value.
 pub(super) fn optional<T: Serialize + 'static>(form: Form<T>) -> Form<Option<T>> {
     let Form { expects, placeholder, takes_many, read, show: _, write } = form;
     let read = Box::new(move |written: &Written, folder: &Path| read(written, folder).map(Some));
-    let show = |value: &Option<T>| match json!(value).as_f64() {
-        Some(value) => number(value),
-        None => json!(value),
-    };
-    Form { expects, placeholder, takes_many, read, show, write }
+    Form { expects, placeholder, takes_many, read, show: shown, write }
 }
 
 /// An address and a port.
@@ -178,24 +174,29 @@ pub(super) fn seconds(range: RangeInclusive<f64>) -> Form<Duration> {
     let seconds = form("SECONDS", expects, move |written: &Written, _: &Path| {
         Duration::try_from_secs_f64(within(written.number()?, &range)?).ok()
     });
-    Form { show: |time| number(time.as_secs_f64()), ..seconds }
+    Form { show: |time| shown(&time.as_secs_f64()), ..seconds }
 }
 
 /// A number of some unit.
 pub(super) fn quantity(placeholder: &'static str, unit: &str, range: RangeInclusive<f64>) -> Form<f64> {
     let expects = format!("a number of {unit} from {} to {}", range.start(), range.end());
-    let quantity = form(placeholder, expects, move |written: &Written, _: &Path| within(written.number()?, &range));
-    Form { show: |value| number(*value), ..quantity }
+    form(placeholder, expects, move |written, _| within(written.number()?, &range))
 }
 
 fn within<T: FromStr + PartialOrd>(digits: &str, range: &RangeInclusive<T>) -> Option<T> {
     digits.parse().ok().filter(|number| range.contains(number))
 }
 
-/// A number without a point where it needs none.
-fn number(value: f64) -> Value {
-    // Exact below 2^53, and no time is that long.
-    if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
+/// A value for scripts, a number without a point where it needs none.
+fn shown<T: Serialize>(value: &T) -> Value {
+    match json!(value) {
+        Value::Number(number) => match number.as_f64() {
+            // Exact below 2^53.
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 9e15 => json!(float as i64),
+            _ => Value::Number(number),
+        },
+        value => value,
+    }
 }
 
 /// The largest unit of which this is a multiple.

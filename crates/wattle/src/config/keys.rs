@@ -88,19 +88,15 @@ fn table() -> Vec<Key> {
             .default_is("half of the machine's or the container's"),
         Key::new("deployments.max_batch_size", optional(whole(1..=1 << 20)), |s| &mut s.deployments.max_batch_size)
             .about("The most rows that are computed at once; 1 computes every call alone."),
-        Key::new(
-            "deployments.max_queue_delay_ms",
-            optional(quantity("MS", "milliseconds", 0.0..=60_000.0)),
-            |s| &mut s.deployments.max_queue_delay_ms,
-        )
+        Key::new("deployments.max_queue_delay_ms", optional(quantity("MS", "milliseconds", 0.0..=60_000.0)), |s| {
+            &mut s.deployments.max_queue_delay_ms
+        })
         .about("How long a call may wait for others to join its batch; 0 takes whoever waits already."),
         Key::new("deployments.threads", optional(whole(1..=4096)), |s| &mut s.deployments.threads)
             .about("The threads that one call computes on."),
-        Key::new(
-            "deployments.keep_alive_seconds",
-            optional(whole(0..=365 * 86_400)),
-            |s| &mut s.deployments.keep_alive_seconds,
-        )
+        Key::new("deployments.keep_alive_seconds", optional(whole(0..=365 * 86_400)), |s| {
+            &mut s.deployments.keep_alive_seconds
+        })
         .about("How long a model stays in memory after its last call.")
         .default_is("what it costs to stay and to load again decides"),
         Key::new("training.max_running", whole(1..=MOST_JOBS), |s| &mut s.max_training)
