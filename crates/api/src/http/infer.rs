@@ -3,7 +3,7 @@
 //! Sources: the protocol's specification (`open-inference-protocol`, inference_rest) and its binary tensor data extension as
 //! Triton Inference Server documents it (`protocol/extension_binary_data.md`).
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
@@ -202,6 +202,11 @@ fn wanted_outputs(
         }
         Ok(Wanted { index, binary: flag(&output.parameters, "binary_data")?.unwrap_or(all_binary) })
     };
+    // An output may be large and its name is short, so that a small body could ask for any amount of it.
+    let mut asked = HashSet::new();
+    if let Some(twice) = requested.iter().find(|output| !asked.insert(output.name.as_str())) {
+        return Err(ApiError::invalid(format!("output {:?} is asked for twice: ask for it once", twice.name)));
+    }
     requested.iter().map(wanted).collect()
 }
 
@@ -235,11 +240,8 @@ struct OutputTensor {
 fn write(replica: &Replica, prediction: Prediction, kept: Kept) -> Result<Written> {
     let mut computed: Vec<Option<Tensor>> = prediction.outputs.into_iter().map(Some).collect();
     let (mut outputs, mut blobs) = (Vec::with_capacity(kept.outputs.len()), Vec::new());
-    for (position, Wanted { index, binary }) in kept.outputs.iter().enumerate() {
-        // An output that is asked for twice is copied.
-        let again = kept.outputs[position + 1..].iter().any(|later| later.index == *index);
-        let slot = computed.get_mut(*index);
-        let tensor = slot.and_then(|slot| if again { slot.clone() } else { slot.take() });
+    for Wanted { index, binary } in &kept.outputs {
+        let tensor = computed.get_mut(*index).and_then(Option::take);
         let Tensor { name, shape, data } = tensor.ok_or_else(|| ApiError::internal("an output is absent"))?;
         let datatype = data.datatype();
         let (parameters, data) = if *binary {
