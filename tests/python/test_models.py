@@ -47,7 +47,8 @@ class Vision(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server()
+        # All bodies under way share four times this room, and these are images in JSON.
+        cls.server = Server("--max-body-bytes", str(64 << 20))
         cls.addClassCleanup(cls.server.stop)
         model = exports.resnet18()
         cls.server.deploy("resnet18", model)
