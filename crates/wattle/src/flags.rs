@@ -1,5 +1,7 @@
 //! The command line as it is written; the commands resolve it.
 
+mod bench;
+
 use std::path::PathBuf;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
@@ -7,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use wattle_core::{ModelReference, Name};
 use wattle_train::spec::ClassWeights;
 
+pub(crate) use self::bench::{Arrivals, BenchFlags, BenchProtocol};
 use crate::config::{KeyFlags, hide_keys};
 
 /// Train a model, store it, deploy it, call it, and know what each call cost in compute and energy.
@@ -71,6 +74,8 @@ pub(crate) enum Command {
     },
     /// Call a deployment.
     Predict(PredictFlags),
+    /// Put load on a deployment, and measure its latency and what a call costs.
+    Bench(Box<BenchFlags>),
     /// Sum what was used: requests, processor time, energy.
     Usage(UsageFlags),
     /// Remove stored bytes that nothing refers to.
@@ -377,13 +382,8 @@ pub(crate) struct PredictFlags {
     pub(crate) name: Name,
     #[command(flatten)]
     pub(crate) input: PredictInput,
-    /// A text that means that a value is missing in the file, beside the usual ones and those of the file that the model
-    /// was trained on.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "json")]
-    pub(crate) missing: Vec<String>,
-    /// The character between fields of a CSV file [default: found in the header].
-    #[arg(long, value_name = "CHARACTER", conflicts_with = "json")]
-    pub(crate) delimiter: Option<char>,
+    #[command(flatten)]
+    pub(crate) rows: RowsFlags,
 }
 
 #[derive(Debug, Args)]
@@ -396,6 +396,18 @@ pub(crate) struct PredictInput {
     /// out.
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
+}
+
+/// How a file of rows to predict is read.
+#[derive(Debug, Args)]
+pub(crate) struct RowsFlags {
+    /// A text that means that a value is missing in the file, beside the usual ones and those of the file that the model
+    /// was trained on.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "json")]
+    pub(crate) missing: Vec<String>,
+    /// The character between fields of a CSV file [default: found in the header].
+    #[arg(long, value_name = "CHARACTER", conflicts_with = "json")]
+    pub(crate) delimiter: Option<char>,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod bench;
 mod config;
 mod data;
 mod deploy;
@@ -49,6 +50,7 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
             Command::Deploy(flags) => deploy::deploy(&context, flags).await,
             Command::Ps => deploy::list(&context).await,
             Command::Undeploy { name } => deploy::undeploy(&context, &name).await,
+            Command::Bench(flags) => return bench::run(&context, *flags).await,
             Command::Predict(flags) => predict::run(&context, flags).await,
             Command::Usage(flags) => usage::run(&context, flags).await,
             Command::Gc => usage::collect_garbage(&context).await,

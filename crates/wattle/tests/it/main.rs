@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod arguments;
+mod bench;
 mod config;
 mod crash;
 mod data;

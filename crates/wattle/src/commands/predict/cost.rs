@@ -6,14 +6,14 @@ use crate::output::quantity;
 
 /// What calls cost, by the headers of their answers.
 pub(crate) struct Cost {
-    calls: u64,
-    cpu_seconds: f64,
-    energy: Energy,
+    pub(crate) calls: u64,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) energy: Energy,
 }
 
 impl Cost {
     /// That of one call; `None` where the headers do not say.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Cost> {
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Cost> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let number = |name: &str| text(name)?.parse::<f64>().ok();
         Some(Cost {
@@ -30,7 +30,7 @@ impl Cost {
     }
 
     /// The cost of these calls and of those.
-    pub(super) fn and(mut self, other: &Cost) -> Cost {
+    pub(crate) fn and(mut self, other: &Cost) -> Cost {
         self.calls += other.calls;
         self.cpu_seconds += other.cpu_seconds;
         self.energy += &other.energy;

@@ -1,4 +1,5 @@
-mod cost;
+pub(crate) mod cost;
+pub(crate) mod rows;
 mod table;
 
 use std::{
@@ -41,7 +42,8 @@ pub(crate) async fn call(client: &Client, name: &Name, body: &Value) -> Result<(
     Ok((response.json().await.context("the server's answer cannot be read")?, cost))
 }
 
-async fn predict_json(context: &Context, name: &Name, json: &str) -> Result<()> {
+/// JSON, by itself or as the file that holds it, `-` for the standard input.
+pub(crate) fn read_json(json: &str) -> Result<Value> {
     let text = match json.trim_start().starts_with(['{', '[']) {
         true => json.to_owned(),
         false => {
@@ -50,7 +52,11 @@ async fn predict_json(context: &Context, name: &Name, json: &str) -> Result<()> 
             text
         }
     };
-    let body: Value = serde_json::from_str(&text).context("the input is not JSON")?;
+    serde_json::from_str(&text).context("the input is not JSON")
+}
+
+async fn predict_json(context: &Context, name: &Name, json: &str) -> Result<()> {
+    let body = read_json(json)?;
     let (answer, cost) = call(&context.client, name, &body).await?;
     match context.output {
         OutputFormat::Json => print_line(&json!({ "outputs": answer, "cost": cost.to_json() }).to_string())?,

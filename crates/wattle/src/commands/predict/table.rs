@@ -1,26 +1,18 @@
-//! Answers the rows of a file, read as the file that the model was trained on was read.
+//! Answers the rows of a file.
 
 use std::{
-    fs::{self, File},
     io::{self, IsTerminal},
-    path::{Path, PathBuf},
-    time::Duration,
+    iter::zip,
+    path::Path,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
-use wattle_core::{ColumnKind, Datatype, Name, TensorSpec};
-use wattle_serve::ReplicaStatus;
-use wattle_store::{
-    ModelVersion,
-    table::{Overrides, Table, Values, normalise},
-};
 
-use super::{call, cost::Cost, open};
+use super::{call, cost::Cost, rows::Rows};
 use crate::{
-    client::Client,
-    commands::{Context, data},
+    commands::Context,
     flags::{OutputFormat, PredictFlags},
     output::{note, print_line, progress_is_watched},
 };
@@ -31,43 +23,30 @@ const VALUES_A_CALL: usize = 1 << 20;
 
 pub(super) async fn predict(context: &Context, flags: &PredictFlags, path: &Path) -> Result<()> {
     let (client, name) = (&context.client, &flags.name);
-    let manifest = deployed(client, name).await?.manifest;
-    let inputs = &manifest.signature.inputs;
-    // What meant a missing value in the file that the model was trained on means it here.
-    let mut missing = manifest.data.map(|data| data.reading.missing).unwrap_or_default();
-    missing.extend(flags.missing.iter().cloned());
-    let kinds = inputs.iter().map(|input| (input.name.clone(), kind(input))).collect();
-    let table = read(path, Overrides { kinds, missing, delimiter: data::delimiter(flags.delimiter)? }).await?;
-
-    let columns: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
-    let rows_a_call = (VALUES_A_CALL / columns.len().max(1)).clamp(1, ROWS_A_CALL);
+    let rows = Rows::open(client, name, path, &flags.rows).await?;
+    let inputs = rows.inputs();
+    let rows_a_call = (VALUES_A_CALL / inputs.len().max(1)).clamp(1, ROWS_A_CALL);
     let mut printer = Printer { format: context.output, writer: csv::Writer::from_writer(io::stdout()), head: false };
     let mut total: Option<Cost> = None;
     // Where the answers themselves go to the terminal, they are the progress.
     let watched = progress_is_watched() && !io::stdout().is_terminal();
-    let bar = if watched { ProgressBar::new(table.rows()) } else { ProgressBar::hidden() };
+    let bar = if watched { ProgressBar::new(rows.count()) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("predicting  {bar:40} {human_pos}/{human_len} rows  {per_sec}")?);
-    for batch in table.read(&columns)? {
-        let batch = batch?;
-        let rows = batch.first().map_or(0, Values::len);
-        for start in (0..rows).step_by(rows_a_call) {
-            let count = rows_a_call.min(rows - start);
-            let mut body = Map::new();
-            for (input, values) in inputs.iter().zip(&batch) {
-                body.insert(input.name.clone(), some(input, values, start, count)?);
-            }
-            let (answer, cost) = call(client, name, &Value::Object(body)).await?;
-            match printer.print(&answer) {
-                // A reader that has seen enough, such as `head`, is no error.
-                Err(error) if reader_has_gone(&error) => return Ok(()),
-                printed => printed?,
-            }
-            total = Some(match total {
-                Some(total) => total.and(&cost),
-                None => cost,
-            });
-            bar.inc(count as u64);
+    for columns in rows.calls(rows_a_call)? {
+        let columns = columns?;
+        let count = columns.first().map_or(0, Vec::len);
+        let body = zip(inputs, columns).map(|(input, values)| (input.name.clone(), Value::Array(values)));
+        let (answer, cost) = call(client, name, &Value::Object(body.collect())).await?;
+        match printer.print(&answer) {
+            // A reader that has seen enough, such as `head`, is no error.
+            Err(error) if reader_has_gone(&error) => return Ok(()),
+            printed => printed?,
         }
+        total = Some(match total {
+            Some(total) => total.and(&cost),
+            None => cost,
+        });
+        bar.inc(count as u64);
     }
     bar.finish_and_clear();
     if let Some(total) = total {
@@ -76,72 +55,6 @@ pub(super) async fn predict(context: &Context, flags: &PredictFlags, path: &Path
             OutputFormat::Table => note(&total.describe()),
         }
     }
-    Ok(())
-}
-
-/// How a table's column has to be read to become this input.
-fn kind(input: &TensorSpec) -> ColumnKind {
-    match input.datatype {
-        Datatype::Bytes | Datatype::Bool => ColumnKind::Category,
-        _ => ColumnKind::Number,
-    }
-}
-
-/// `count` values from `start` on as the type that the input takes; null where one is missing.
-fn some(input: &TensorSpec, values: &Values, start: usize, count: usize) -> Result<Value> {
-    Ok(match values {
-        // JSON has no NaN, which stands for a missing number: it becomes null.
-        Values::Numbers(numbers) => numbers.iter().skip(start).take(count).map(|number| json!(number)).collect(),
-        Values::Categories(texts) => {
-            let value = |text: Option<&str>| text.map_or(Ok(Value::Null), |text| category(input, text));
-            Value::Array(texts.slice(start, count).iter().map(value).collect::<Result<_>>()?)
-        }
-    })
-}
-
-fn category(input: &TensorSpec, text: &str) -> Result<Value> {
-    match (input.datatype, text.trim()) {
-        (Datatype::Bool, "1" | "true" | "True" | "TRUE") => Ok(Value::Bool(true)),
-        (Datatype::Bool, "0" | "false" | "False" | "FALSE") => Ok(Value::Bool(false)),
-        (Datatype::Bool, other) => bail!("{other:?} in column {:?} is neither true nor false", input.name),
-        _ => Ok(json!(text)),
-    }
-}
-
-/// The version that a deployment answers with.
-async fn deployed(client: &Client, name: &Name) -> Result<ModelVersion> {
-    let deployment = client.get::<ReplicaStatus>(&format!("/api/v1/deployments/{name}")).await?.deployment;
-    client.get(&format!("/api/v1/models/{}/versions/{}", deployment.model, deployment.version)).await
-}
-
-/// The table that a CSV or Parquet file holds, by the same rules as `wattle data add`.
-async fn read(path: &Path, overrides: Overrides) -> Result<Table> {
-    let folder = tempfile::Builder::new().prefix("wattle-").tempdir().context("cannot make a temporary folder")?;
-    let normal = folder.path().join("normal.parquet");
-    let is_file = path.is_file();
-    let (given, file) = (path.to_owned(), if is_file { path.to_owned() } else { folder.path().join("input") });
-    let bar = if progress_is_watched() { ProgressBar::no_length() } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template("reading  {spinner}  {elapsed}")?);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    let work = move || {
-        if !is_file {
-            keep(&given, &file)?;
-        }
-        normalise(&file, &normal, &overrides, &mut |_| {})?;
-        // Its rows stay readable when the folder goes.
-        Ok(Table::open(&normal)?)
-    };
-    let table: Result<Table> = tokio::task::spawn_blocking(work).await?;
-    bar.finish_and_clear();
-    table.with_context(|| format!("cannot answer {}", path.display()))
-}
-
-/// Keeps what can be read only once, such as the standard input; a table is read twice.
-fn keep(given: &Path, file: &PathBuf) -> Result<()> {
-    if fs::metadata(given).is_ok_and(|metadata| metadata.is_dir()) {
-        return Err(anyhow!("it is a folder: name a file"));
-    }
-    io::copy(&mut open(given)?, &mut File::create(file)?).context("cannot keep a copy of it")?;
     Ok(())
 }
 
