@@ -30,6 +30,7 @@ pub(super) fn normalise(
 
     let mut records = start.records(&mut input, 0, progress)?;
     let names = header(&mut records)?;
+    check_names(&names)?;
     let mut inference = Inference::new(wanted_kinds(&names, overrides)?);
     let mut rows = 0;
     while let Some(record) = records.next()? {
@@ -68,29 +69,27 @@ pub(super) fn normalise(
 }
 
 /// The columns' names, without the spaces around them.
-fn header(records: &mut Records) -> Result<Vec<String>> {
+pub(super) fn header(records: &mut Records) -> Result<Vec<String>> {
     let empty = || Error::Invalid("the file is empty: give a header line and at least one row".into());
     let record = records.next()?.ok_or_else(empty)?;
-    let names: Vec<String> = record.fields().map(|name| name.trim_ascii().to_owned()).collect();
-    check_names(&names)?;
-    Ok(names)
+    Ok(record.fields().map(|name| name.trim_ascii().to_owned()).collect())
 }
 
 /// How a file's text begins and what its delimiter is.
-struct Start {
+pub(super) struct Start {
     offset: u64,
     delimiter: u8,
 }
 
 impl Start {
     /// From the file's first bytes and what the person said.
-    fn read(input: &mut File, overrides: &Overrides) -> Result<Start> {
+    pub(super) fn read(input: &mut impl Read, overrides: &Overrides) -> Result<Start> {
         // A header line that is longer has shown its delimiter by then.
         const HEAD_BYTES: u64 = 64 << 10;
         let mut head = Vec::new();
         input.by_ref().take(HEAD_BYTES).read_to_end(&mut head)?;
         if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
-            return Err(Error::Invalid("line 1: the text is UTF-16: save the file as UTF-8 and add it again".into()));
+            return Err(Error::Invalid("line 1: the text is UTF-16: save the file as UTF-8 and send it again".into()));
         }
         let offset = if head.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
         let delimiter = match overrides.delimiter {
@@ -105,7 +104,12 @@ impl Start {
         Ok(Start { offset: offset as u64, delimiter })
     }
 
-    fn records<'a>(&self, input: &'a mut File, done: u64, progress: &'a mut dyn FnMut(u64)) -> Result<Records<'a>> {
+    pub(super) fn records<'a>(
+        &self,
+        input: &'a mut (impl Read + Seek),
+        done: u64,
+        progress: &'a mut dyn FnMut(u64),
+    ) -> Result<Records<'a>> {
         input.seek(SeekFrom::Start(self.offset))?;
         Ok(Records::new(input, self.delimiter, done + self.offset, progress))
     }
@@ -144,7 +148,7 @@ fn sniff(head: &[u8]) -> u8 {
 ///
 /// This drives `csv-core` and not the reader of `csv`, which lets a record grow without bound and takes a quote that is
 /// never closed for the rest of the file.
-struct Records<'a> {
+pub(super) struct Records<'a> {
     input: &'a mut dyn Read,
     core: Reader,
     /// The part of the file at hand, of which `unread` is not parsed yet.
@@ -177,7 +181,7 @@ impl<'a> Records<'a> {
     }
 
     /// The next record, or `None` at the end; empty lines are none.
-    fn next(&mut self) -> Result<Option<Record<'_>>> {
+    pub(super) fn next(&mut self) -> Result<Option<Record<'_>>> {
         self.skip_line_ends()?;
         if self.at_end {
             return Ok(None);
@@ -262,7 +266,7 @@ impl<'a> Records<'a> {
 }
 
 /// One record.
-struct Record<'a> {
+pub(super) struct Record<'a> {
     line: u64,
     text: &'a str,
     fields: &'a [Range<usize>],
@@ -272,7 +276,7 @@ impl<'a> Record<'a> {
     fn new(line: u64, text: &'a [u8], fields: &'a [Range<usize>]) -> Result<Record<'a>> {
         let not_text = |valid: usize, why: &str| {
             let line = line + text[..valid].iter().filter(|byte| **byte == b'\n').count() as u64;
-            Error::Invalid(format!("line {line}: {why}: save the file as UTF-8 and add it again"))
+            Error::Invalid(format!("line {line}: {why}: save the file as UTF-8 and send it again"))
         };
         if text.contains(&0) {
             let place = text.iter().take_while(|byte| **byte != 0).count();
@@ -288,13 +292,13 @@ impl<'a> Record<'a> {
     }
 
     /// The values' texts.
-    fn fields(&self) -> impl Iterator<Item = &'a str> {
+    pub(super) fn fields(&self) -> impl Iterator<Item = &'a str> {
         let text = self.text;
         self.fields.iter().map(move |field| &text[field.clone()])
     }
 
     /// Checks that there is a value of a reasonable length for each column.
-    fn check(&self, names: &[String]) -> Result<()> {
+    pub(super) fn check(&self, names: &[String]) -> Result<()> {
         let (expected, found) = (names.len(), self.fields.len());
         if found != expected {
             let hint = if self.text.contains('\n') {
@@ -315,7 +319,7 @@ impl<'a> Record<'a> {
         Ok(())
     }
 
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         format!("line {}", self.line)
     }
 }

@@ -8,12 +8,14 @@ use crate::{Error, Result};
 /// The texts that mean "no value".
 pub(super) struct Missing {
     extra: Vec<String>,
+    numbers: Vec<f64>,
 }
 
 impl Missing {
     /// The usual texts and those that the person gave; spaces around them do not count.
     pub(super) fn new(overrides: &Overrides) -> Missing {
-        Missing { extra: overrides.missing.iter().map(|text| text.trim_ascii().to_owned()).collect() }
+        let extra: Vec<String> = overrides.missing.iter().map(|text| text.trim_ascii().to_owned()).collect();
+        Missing { numbers: extra.iter().filter_map(|text| number(text)).collect(), extra }
     }
 
     /// Whether this text of a CSV file means "no value".
@@ -29,8 +31,8 @@ impl Missing {
     }
 
     /// The given texts that are numbers, for columns that come as numbers.
-    pub(super) fn numbers(&self) -> Vec<f64> {
-        self.extra.iter().filter_map(|text| number(text)).collect()
+    pub(super) fn numbers(&self) -> &[f64] {
+        &self.numbers
     }
 
     fn was_given(&self, text: &str) -> bool {

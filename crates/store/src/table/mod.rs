@@ -7,6 +7,7 @@
 //! Everything here blocks; memory is bounded whatever the size of the file.
 
 mod csv;
+mod frame;
 mod infer;
 mod parquet;
 mod read;
@@ -24,6 +25,7 @@ use ::parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 use wattle_core::{ColumnKind, Schema};
 
+pub use frame::{Frame, FrameColumn};
 pub use read::{Table, TableReader, Values};
 
 use crate::{Error, Result};

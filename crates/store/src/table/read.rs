@@ -165,17 +165,28 @@ impl TableReader {
     }
 }
 
-/// A file that is read at given places, so that several readers of it do not move each other's.
+/// Bytes that are read at given places, so that several readers of them do not move each other's.
 #[derive(Debug, Clone)]
 pub(super) struct Positioned {
-    file: Arc<File>,
+    source: Source,
     length: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    File(Arc<File>),
+    Memory(Bytes),
 }
 
 impl Positioned {
     /// Takes the file's length as it is now.
     pub(super) fn new(file: File) -> io::Result<Positioned> {
-        Ok(Positioned { length: file.metadata()?.len(), file: Arc::new(file) })
+        Ok(Positioned { length: file.metadata()?.len(), source: Source::File(Arc::new(file)) })
+    }
+
+    /// A file that is in memory.
+    pub(super) fn in_memory(bytes: Bytes) -> Positioned {
+        Positioned { length: bytes.len() as u64, source: Source::Memory(bytes) }
     }
 }
 
@@ -189,29 +200,37 @@ impl ChunkReader for Positioned {
     type T = BufReader<Cursor>;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(BufReader::new(Cursor { file: self.file.clone(), place: start }))
+        Ok(BufReader::new(Cursor { source: self.source.clone(), place: start }))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         // The length comes from the file, which may lie.
         let end = start.checked_add(length as u64).filter(|end| *end <= self.length);
         end.ok_or_else(|| ParquetError::EOF(format!("{length} bytes at {start} of a file of {} bytes", self.length)))?;
-        let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, start)?;
-        Ok(bytes.into())
+        match &self.source {
+            Source::File(file) => {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, start)?;
+                Ok(bytes.into())
+            }
+            Source::Memory(bytes) => Ok(bytes.slice(start as usize..start as usize + length)),
+        }
     }
 }
 
-/// Reads a file from a place on.
+/// Reads from a place on.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    file: Arc<File>,
+    source: Source,
     place: u64,
 }
 
 impl Read for Cursor {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.place)?;
+        let read = match &self.source {
+            Source::File(file) => file.read_at(buffer, self.place)?,
+            Source::Memory(bytes) => bytes.get(self.place as usize..).unwrap_or_default().read(buffer)?,
+        };
         self.place += read as u64;
         Ok(read)
     }

@@ -2,6 +2,7 @@
 
 mod bombs;
 mod csv;
+mod frame;
 mod parquet;
 mod read;
 

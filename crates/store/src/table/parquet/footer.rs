@@ -14,8 +14,8 @@ const MAX_FOOTER_BYTES: u32 = 16 << 20;
 const MAX_NESTING: usize = 32;
 
 /// Checks the footer before the Parquet library reads it, which takes memory by the lengths that the file claims, and
-/// follows nested columns as deep as they go.
-pub(super) fn check(input: &Positioned) -> Result<()> {
+/// follows nested columns as deep as they go. Gives back how many bytes it has.
+pub(super) fn check(input: &Positioned) -> Result<u64> {
     const TAIL_BYTES: u64 = 8;
     let Some(place) = input.len().checked_sub(TAIL_BYTES) else {
         return Err(refusal("it is too short"));
@@ -36,7 +36,8 @@ pub(super) fn check(input: &Positioned) -> Result<()> {
         return Err(refusal("its footer is longer than the file"));
     };
     let footer = guarded(|| input.get_bytes(place, length as usize), refusal)?;
-    check_columns(&guarded(|| Ok(children(&footer)?), refusal)?)
+    check_columns(&guarded(|| Ok(children(&footer)?), refusal)?)?;
+    Ok(u64::from(length))
 }
 
 /// How many children each element of the schema says it has, depth first.

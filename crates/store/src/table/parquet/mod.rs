@@ -38,30 +38,22 @@ pub(super) fn normalise(
     overrides: &Overrides,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Normalised> {
-    let input = Positioned::new(input)?;
-    footer::check(&input)?;
-    let metadata = guarded(|| ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()), refusal)?;
-    let names: Vec<String> = metadata.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let opened = Opened::new(Positioned::new(input)?, |_| Ok::<_, Error>(()))?;
+    let names = opened.names();
     check_names(&names)?;
-    let sources = sources(metadata.schema())?;
+    let sources = sources(opened.metadata.schema())?;
     let wanted = wanted_kinds(&names, overrides)?;
     let kinds: Vec<ColumnKind> =
         wanted.iter().zip(&sources).map(|(wanted, source)| wanted.unwrap_or(source.kind())).collect();
-    let total = metadata.metadata().file_metadata().num_rows().unsigned_abs();
+    let total = opened.metadata.metadata().file_metadata().num_rows().unsigned_abs();
     let missing = Missing::new(overrides);
-    let missing_numbers = missing.numbers();
 
     let mut writer = Writer::create(output, &names, &kinds)?;
-    let mut batches = Batches::new(input, size, &metadata)?;
+    let mut batches = Batches::new(opened, &(0..names.len()).collect::<Vec<usize>>(), pages::allowance(size))?;
     let mut done: u64 = 0;
     while let Some(batch) = batches.next()? {
         let columns = (0..names.len())
-            .map(|index| {
-                guarded(
-                    || Ok(convert(batch.column(index), sources[index], kinds[index], batches.is_checked[index])?),
-                    |reason| Error::Invalid(format!("column {} cannot be converted: {reason}", shown(&names[index]))),
-                )
-            })
+            .map(|index| batches.cells(&batch, index, &names[index], sources[index], kinds[index]))
             .collect::<Result<Vec<Cells>>>()?;
         for row in 0..batch.num_rows() {
             let place = || format!("row {}", done + row as u64 + 1);
@@ -77,26 +69,12 @@ pub(super) fn normalise(
                         return Err(too_long_a_row(&place()));
                     }
                 }
-                match cell {
-                    Cell::Missing => writer.push_missing(index),
-                    Cell::Number(value) if value.is_nan() || missing_numbers.contains(&value) => {
-                        writer.push_missing(index);
-                    }
-                    Cell::Number(value) if value.is_infinite() => {
-                        return Err(not_a_number(&place(), &names[index], &value.to_string()));
-                    }
-                    Cell::Number(value) => writer.push_number(index, value),
-                    Cell::Text(text) if missing.is_empty_or_given(text) => writer.push_missing(index),
-                    Cell::Text(text) if text.contains('\0') => return Err(nul(&place(), &names[index])),
-                    Cell::Text(text) => match (kinds[index], sources[index]) {
-                        (ColumnKind::Category, Source::Number) if text == "NaN" => writer.push_missing(index),
-                        (ColumnKind::Category, _) => writer.push_category(index, text),
-                        (ColumnKind::Number, _) if missing.contains(text) => writer.push_missing(index),
-                        (ColumnKind::Number, _) => match number(text) {
-                            Some(value) => writer.push_number(index, value),
-                            None => return Err(not_a_number(&place(), &names[index], text)),
-                        },
-                    },
+                match cell.meaning(sources[index], kinds[index], &missing) {
+                    Ok(Cell::Missing) => writer.push_missing(index),
+                    Ok(Cell::Number(value)) => writer.push_number(index, value),
+                    Ok(Cell::Text(text)) => writer.push_category(index, text),
+                    Err(Unfit::NoNumber(text)) => return Err(not_a_number(&place(), &names[index], &text)),
+                    Err(Unfit::Nul) => return Err(nul(&place(), &names[index])),
                 }
             }
             writer.end_row()?;
@@ -107,37 +85,69 @@ pub(super) fn normalise(
     writer.finish()
 }
 
-/// The rows of a file, in batches that take a bounded amount of memory however large the pages unpack to.
+/// A file whose footer is read.
+pub(super) struct Opened {
+    pub(super) input: Positioned,
+    pub(super) metadata: ArrowReaderMetadata,
+}
+
+impl Opened {
+    /// Reads the footer, after `reserve` was told how many bytes it may take in memory.
+    pub(super) fn new<E: From<Error>>(
+        input: Positioned,
+        reserve: impl FnOnce(u64) -> Result<(), E>,
+    ) -> Result<Opened, E> {
+        /// What a byte of the footer may become.
+        const UNPACKED: u64 = 30;
+        reserve(UNPACKED * footer::check(&input)?)?;
+        let metadata = guarded(|| ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()), refusal)?;
+        Ok(Opened { input, metadata })
+    }
+
+    /// The columns' names.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.metadata.schema().fields().iter().map(|field| field.name().clone()).collect()
+    }
+}
+
+/// The rows of some columns of a file, in batches that take a bounded amount of memory however large the pages unpack to.
 pub(super) struct Batches {
     input: Arc<Positioned>,
     metadata: Arc<ParquetMetaData>,
     levels: FieldLevels,
-    /// Which columns are read as views into their pages, so that a text that is repeated is held once.
-    is_view: Vec<bool>,
-    /// Which columns' texts the Parquet library knows to be UTF-8.
-    is_checked: Vec<bool>,
+    columns: Vec<ReadColumn>,
     allowed_bytes: u64,
     group: usize,
     current: Option<ParquetRecordBatchReader>,
 }
 
+/// How a column is read.
+struct ReadColumn {
+    /// Its place among the columns of values, which nested ones have several of.
+    place: usize,
+    /// As views into its pages, so that a text that is repeated is held once.
+    is_view: bool,
+    /// Whether the Parquet library knows its texts to be UTF-8.
+    is_checked: bool,
+}
+
 impl Batches {
-    /// Before the first row of a file of `size` bytes.
-    pub(super) fn new(input: Positioned, size: u64, metadata: &ArrowReaderMetadata) -> Result<Batches> {
+    /// Before the first row: the columns at these places, which ascend, in at most so many bytes of memory.
+    pub(super) fn new(opened: Opened, columns: &[usize], allowed_bytes: u64) -> Result<Batches> {
+        let Opened { input, metadata } = opened;
         let hint: Fields = metadata.schema().fields().iter().map(|field| as_view(field)).collect();
         let metadata = metadata.metadata().clone();
-        let columns = metadata.file_metadata().schema_descr();
-        let levels = guarded(|| parquet_to_arrow_field_levels(columns, ProjectionMask::all(), Some(&hint)), refusal)?;
-        Ok(Batches {
-            is_view: hint.iter().map(|field| *field.data_type() == DataType::Utf8View).collect(),
-            is_checked: columns.columns().iter().map(|column| column.converted_type() == ConvertedType::UTF8).collect(),
-            input: Arc::new(input),
-            levels,
-            allowed_bytes: pages::allowance(size),
-            group: 0,
-            current: None,
-            metadata,
-        })
+        let schema = metadata.file_metadata().schema_descr();
+        let mask = ProjectionMask::roots(schema, columns.iter().copied());
+        let levels = guarded(|| parquet_to_arrow_field_levels(schema, mask, Some(&hint)), refusal)?;
+        let read = |(place, root): (usize, usize)| ReadColumn {
+            place,
+            is_view: *hint[root].data_type() == DataType::Utf8View,
+            is_checked: schema.column(place).converted_type() == ConvertedType::UTF8,
+        };
+        let roots = (0..schema.num_columns()).map(|place| (place, schema.get_column_root_idx(place)));
+        let columns = roots.filter(|(_, root)| columns.contains(root)).map(read).collect();
+        Ok(Batches { input: Arc::new(input), levels, columns, allowed_bytes, group: 0, current: None, metadata })
     }
 
     /// The next rows, or `None` at the end.
@@ -155,8 +165,8 @@ impl Batches {
             let rows = pages::batch_rows(
                 &self.input,
                 self.metadata.row_group(self.group),
-                &self.is_view,
-                batch_rows(self.is_view.len()),
+                self.columns.iter().map(|column| (column.place, column.is_view)),
+                batch_rows(self.columns.len()),
                 self.allowed_bytes,
             )?;
             let group =
@@ -165,6 +175,21 @@ impl Batches {
             self.current = Some(guarded(open, refusal)?);
             self.group += 1;
         }
+    }
+
+    /// The values of the column at this place of a batch.
+    pub(super) fn cells(
+        &self,
+        batch: &RecordBatch,
+        index: usize,
+        name: &str,
+        source: Source,
+        kind: ColumnKind,
+    ) -> Result<Cells> {
+        guarded(
+            || Ok(convert(batch.column(index), source, kind, self.columns[index].is_checked)?),
+            |reason| Error::Invalid(format!("column {} cannot be converted: {reason}", shown(name))),
+        )
     }
 }
 
@@ -183,7 +208,7 @@ fn as_view(field: &Field) -> Field {
 
 /// What Parquet's type of a column means.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Source {
+pub(super) enum Source {
     Number,
     Text,
     /// A truth value, a date or a time: written as text.
@@ -203,7 +228,8 @@ fn sources(schema: &Schema) -> Result<Vec<Source>> {
     schema.fields().iter().map(|field| source(field.name(), field.data_type())).collect()
 }
 
-fn source(name: &str, data_type: &DataType) -> Result<Source> {
+/// What a column's type means.
+pub(super) fn source(name: &str, data_type: &DataType) -> Result<Source> {
     let advice = match data_type {
         DataType::Dictionary(_, values) => return source(name, values),
         data_type if data_type.is_numeric() || data_type.is_null() => return Ok(Source::Number),
@@ -226,20 +252,52 @@ fn source(name: &str, data_type: &DataType) -> Result<Source> {
 }
 
 /// The values of a column in one batch.
-enum Cells {
+pub(super) enum Cells {
     Numbers(Float64Array),
     Texts(StringArray),
     Views(StringViewArray),
 }
 
-enum Cell<'a> {
+/// One value.
+#[derive(Clone, Copy)]
+pub(super) enum Cell<'a> {
     Missing,
     Number(f64),
     Text(&'a str),
 }
 
+/// Why a value is none in its column.
+pub(super) enum Unfit {
+    /// This is no finite number.
+    NoNumber(String),
+    /// It has a NUL byte.
+    Nul,
+}
+
+impl Cell<'_> {
+    /// What a value means in a column of this kind: nothing, a finite number or a text.
+    pub(super) fn meaning(self, source: Source, kind: ColumnKind, missing: &Missing) -> Result<Self, Unfit> {
+        Ok(match self {
+            Cell::Number(value) if value.is_nan() || missing.numbers().contains(&value) => Cell::Missing,
+            Cell::Number(value) if value.is_infinite() => return Err(Unfit::NoNumber(value.to_string())),
+            Cell::Text(text) if missing.is_empty_or_given(text) => Cell::Missing,
+            Cell::Text(text) if text.contains('\0') => return Err(Unfit::Nul),
+            Cell::Text(text) => match (kind, source) {
+                (ColumnKind::Category, Source::Number) if text == "NaN" => Cell::Missing,
+                (ColumnKind::Category, _) => self,
+                (ColumnKind::Number, _) if missing.contains(text) => Cell::Missing,
+                (ColumnKind::Number, _) => match number(text) {
+                    Some(value) => Cell::Number(value),
+                    None => return Err(Unfit::NoNumber(text.to_owned())),
+                },
+            },
+            _ => self,
+        })
+    }
+}
+
 impl Cells {
-    fn get(&self, row: usize) -> Cell<'_> {
+    pub(super) fn get(&self, row: usize) -> Cell<'_> {
         match self {
             Cells::Numbers(values) if values.is_valid(row) => Cell::Number(values.value(row)),
             Cells::Texts(values) if values.is_valid(row) => Cell::Text(values.value(row)),
@@ -277,7 +335,7 @@ fn refusal(reason: &str) -> Error {
     Error::Invalid(format!("the Parquet file cannot be read ({reason}): check that it is complete, or write it again"))
 }
 
-fn nul(place: &str, column: &str) -> Error {
+pub(super) fn nul(place: &str, column: &str) -> Error {
     Error::Invalid(format!("{place}: the text in column {} has a NUL byte: remove it", shown(column)))
 }
 

@@ -4,7 +4,7 @@ use flate2::read::MultiGzDecoder;
 use parquet::{
     basic::{Compression, Encoding, Type},
     file::{
-        metadata::{ColumnChunkMetaData, RowGroupMetaData},
+        metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
         reader::ChunkReader,
     },
 };
@@ -26,13 +26,29 @@ const MAX_HEAD_BYTES: u64 = 8 << 20;
 const SIZES: usize = 6;
 
 /// How much memory reading a file may take, in bytes: less for small files, whose pages can only be large by deceit.
-pub(super) fn allowance(file_bytes: u64) -> u64 {
+pub(in super::super) fn allowance(file_bytes: u64) -> u64 {
     const LEAST: u64 = 256 << 20;
     const MOST: u64 = 2 << 30;
     LEAST.saturating_add(file_bytes.saturating_mul(8)).min(MOST)
 }
 
-/// How many rows of a row group to read at once, at most `most`, so that it takes no more than `allowed` bytes.
+/// How much memory reading these columns takes by what the footer claims, in bytes. Files that are what they say are read
+/// in it; the others are refused by [`batch_rows`].
+pub(in super::super) fn claim(metadata: &ParquetMetaData, columns: &[usize]) -> u64 {
+    /// Beside a page's bytes there are its places in a batch, and a dictionary's; small pages have heads.
+    const BESIDE: u64 = 6;
+    const LEAST: u64 = 64 << 10;
+    let schema = metadata.file_metadata().schema_descr();
+    let group = |group: &RowGroupMetaData| {
+        let places = (0..schema.num_columns()).filter(|place| columns.contains(&schema.get_column_root_idx(*place)));
+        let chunks = places.filter_map(|place| group.columns().get(place));
+        chunks.map(|chunk| chunk.uncompressed_size().unsigned_abs()).fold(0, u64::saturating_add)
+    };
+    metadata.row_groups().iter().map(group).max().unwrap_or(0).saturating_mul(BESIDE).saturating_add(LEAST)
+}
+
+/// How many rows of some columns of a row group to read at once, at most `most`, so that it takes no more than `allowed`
+/// bytes. Each column is named by its place, and read as views or not.
 ///
 /// Only the heads of the pages are read, which say how large the pages are. A reader holds, for each column, the
 /// dictionary and every page that the batch touches; texts that are not views into pages are copied besides.
@@ -43,13 +59,15 @@ pub(super) fn allowance(file_bytes: u64) -> u64 {
 pub(in super::super) fn batch_rows(
     input: &Positioned,
     group: &RowGroupMetaData,
-    is_view: &[bool],
+    columns: impl IntoIterator<Item = (usize, bool)>,
     most: usize,
     allowed: u64,
 ) -> Result<usize> {
     let mut demand = Demand::new(most, allowed);
-    for (chunk, is_view) in group.columns().iter().zip(is_view) {
-        guarded(|| Ok(demand.add(input, chunk, *is_view)?), refusal)?;
+    for (column, is_view) in columns {
+        let chunk =
+            group.columns().get(column).ok_or_else(|| refusal("a row group has fewer columns than the schema"))?;
+        guarded(|| Ok(demand.add(input, chunk, is_view)?), refusal)?;
         if demand.bytes[SIZES - 1] > allowed {
             return Err(Error::TooLarge(format!(
                 "reading {} rows of the Parquet file takes more than {} MiB of memory: write it with smaller row groups and pages",

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::table::{
-    parquet::{Batches, pages},
+    parquet::{Batches, Opened, pages},
     read::Positioned,
 };
 
@@ -54,7 +54,8 @@ fn opened(bench: &Bench) -> (Positioned, ArrowReaderMetadata) {
 fn read(bench: &Bench) -> (usize, usize) {
     let (input, metadata) = opened(bench);
     let size = fs::metadata(bench.input()).unwrap().len();
-    let mut batches = Batches::new(input, size, &metadata).unwrap();
+    let columns: Vec<usize> = (0..metadata.schema().fields().len()).collect();
+    let mut batches = Batches::new(Opened { input, metadata }, &columns, pages::allowance(size)).unwrap();
     let (mut most, mut rows) = (0, 0);
     while let Some(batch) = batches.next().unwrap() {
         most = most.max(batch.get_array_memory_size());
@@ -81,7 +82,7 @@ fn a_long_text_that_a_dictionary_repeats_is_held_once() {
 fn a_long_text_that_differences_repeat_comes_in_small_batches() {
     let bench = written(&[("c0".into(), repeated(256 << 10, 200))], as_differences(Encoding::DELTA_BYTE_ARRAY));
     let (input, metadata) = opened(&bench);
-    let rows = pages::batch_rows(&input, metadata.metadata().row_group(0), &[true], 8192, 256 << 20).unwrap();
+    let rows = pages::batch_rows(&input, metadata.metadata().row_group(0), [(0, true)], 8192, 256 << 20).unwrap();
     assert_eq!(rows, 128);
     let (most, rows) = read(&bench);
     assert_eq!(rows, 200);
@@ -102,7 +103,8 @@ fn pages_that_unpack_to_more_than_allowed_are_refused() {
         WriterProperties::builder().set_dictionary_enabled(false),
     );
     let (input, metadata) = opened(&bench);
-    let rows = |allowed| pages::batch_rows(&input, metadata.metadata().row_group(0), &[true, true], 8192, allowed);
+    let rows =
+        |allowed| pages::batch_rows(&input, metadata.metadata().row_group(0), [(0, true), (1, true)], 8192, allowed);
     assert_eq!(rows(3 << 20).unwrap(), 8192);
     let refusal = rows(2 << 20).unwrap_err().to_string();
     assert!(refusal.contains("takes more than 2 MiB of memory: write it with smaller row groups"), "{refusal}");
@@ -126,7 +128,7 @@ fn a_page_that_says_less_than_it_unpacks_to_is_refused() {
     head[3] = 0x80;
     fs::write(bench.input(), &bytes).unwrap();
     let (input, metadata) = opened(&bench);
-    let refusal = pages::batch_rows(&input, metadata.metadata().row_group(0), &[true], 8192, 2 << 20).unwrap_err();
+    let refusal = pages::batch_rows(&input, metadata.metadata().row_group(0), [(0, true)], 8192, 2 << 20).unwrap_err();
     assert!(refusal.to_string().contains("unpacks to more than it says"), "{refusal}");
 }
 
