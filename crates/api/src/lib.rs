@@ -10,7 +10,7 @@ pub mod http;
 pub mod import;
 pub mod json;
 pub mod local;
-
+pub mod mlflow;
 pub mod service;
 
 pub use error::{ApiError, Code, Result};

@@ -30,7 +30,16 @@ pub(super) struct Bodies {
 /// A body in memory, and its share of the budget.
 pub(super) struct Held {
     bytes: Bytes,
-    share: Option<OwnedSemaphorePermit>,
+    share: Share,
+    is_packed: bool,
+}
+
+/// A part of the budget of all bodies. The first [`LARGE_BYTES`] need none, so that large calls, however slow, never keep
+/// small ones out.
+pub(super) struct Share {
+    bodies: Bodies,
+    bytes: u64,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Bodies {
@@ -67,61 +76,39 @@ impl Bodies {
 
     async fn read_pieces(&self, body: Body, aligned: usize) -> Result<Held> {
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        let mut share = None;
+        let mut share = self.share();
         let mut pieces = body.into_data_stream();
-        let Some(first) = self.next_piece(&mut pieces, 0, &mut share).await? else {
-            return Ok(Held { bytes: Bytes::new(), share });
+        let Some(first) = self.next_piece(&mut pieces, &mut share).await? else {
+            return Ok(Held { bytes: Bytes::new(), share, is_packed: false });
         };
         if first.len() == announced && aligned == 0 {
-            return Ok(Held { bytes: first, share });
+            return Ok(Held { bytes: first, share, is_packed: false });
         }
         // Memory of the system's begins at a multiple of its own alignment; the padding moves the place to one.
         let padding = aligned.next_multiple_of(ALIGNMENT) - aligned;
         let mut bytes = Vec::with_capacity(padding + announced.min(self.max_bytes));
         bytes.resize(padding, 0);
         bytes.extend_from_slice(&first);
-        while let Some(piece) = self.next_piece(&mut pieces, bytes.len() - padding, &mut share).await? {
+        while let Some(piece) = self.next_piece(&mut pieces, &mut share).await? {
             bytes.extend_from_slice(&piece);
         }
-        Ok(Held { bytes: Bytes::from(bytes).slice(padding..), share })
+        Ok(Held { bytes: Bytes::from(bytes).slice(padding..), share, is_packed: false })
     }
 
-    /// The next piece of a body of which so many bytes have come, and its share of the budget.
-    async fn next_piece(
-        &self,
-        pieces: &mut BodyDataStream,
-        have: usize,
-        share: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<Option<Bytes>> {
+    /// The next piece of a body, and its share of the budget.
+    async fn next_piece(&self, pieces: &mut BodyDataStream, share: &mut Share) -> Result<Option<Bytes>> {
         let Some(piece) = pieces.next().await else { return Ok(None) };
         let piece = piece.map_err(|_| ApiError::invalid("the body ended early"))?;
-        let have = have + piece.len();
-        if have > self.max_bytes {
+        if share.bytes + piece.len() as u64 > self.max_bytes as u64 {
             return Err(self.too_large());
         }
-        // A small body needs no share, so that large ones, however slow, never keep small calls out.
-        let due = have.saturating_sub(LARGE_BYTES);
-        let taken = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        if due > taken {
-            let more = self.share(due - taken)?;
-            match share {
-                Some(all) => all.merge(more),
-                none => *none = Some(more),
-            }
-        }
+        share.grow(piece.len() as u64)?;
         Ok(Some(piece))
     }
 
-    fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
-        let permits = u32::try_from(bytes).map_err(|_| self.too_large())?;
-        Arc::clone(&self.budget).try_acquire_many_owned(permits).map_err(|error| match error {
-            TryAcquireError::NoPermits => ApiError {
-                code: Code::Unavailable,
-                message: "too many bytes of other calls are in memory: try again in 1 s".into(),
-                retry_after_seconds: Some(1),
-            },
-            TryAcquireError::Closed => ApiError::internal("the budget of bodies is closed"),
-        })
+    /// A share of the budget, which is empty yet.
+    pub(super) fn share(&self) -> Share {
+        Share { bodies: self.clone(), bytes: 0, permit: None }
     }
 
     fn too_large(&self) -> ApiError {
@@ -133,9 +120,56 @@ impl Bodies {
     }
 }
 
+impl Share {
+    /// Takes so many bytes more.
+    ///
+    /// # Errors
+    /// More than there are for all; or as many as others leave over.
+    pub(super) fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let Bodies { max_bytes, budget } = &self.bodies;
+        let due = self.bytes.saturating_sub(LARGE_BYTES as u64);
+        let most = max_bytes.saturating_mul(LARGEST_AT_ONCE) as u64;
+        let too_large = || {
+            let message = format!(
+                "the body takes more than {most} bytes of memory once it is unpacked: send fewer rows, or start the server with a higher --max-body-bytes"
+            );
+            ApiError::new(Code::TooLarge, message)
+        };
+        let due = u32::try_from(due).ok().filter(|due| u64::from(*due) <= most).ok_or_else(too_large)?;
+        let taken = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(more) = due.checked_sub(u32::try_from(taken).unwrap_or(u32::MAX)).filter(|more| *more > 0) else {
+            return Ok(());
+        };
+        let more = Arc::clone(budget).try_acquire_many_owned(more).map_err(|error| match error {
+            TryAcquireError::NoPermits => ApiError {
+                code: Code::Unavailable,
+                message: "too many bytes of other calls are in memory: try again in 1 s".into(),
+                retry_after_seconds: Some(1),
+            },
+            TryAcquireError::Closed => ApiError::internal("the budget of bodies is closed"),
+        })?;
+        match &mut self.permit {
+            Some(all) => all.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+}
+
 impl Held {
+    /// The same body, of which it is known that it becomes larger.
+    pub(super) fn packed(self) -> Held {
+        Held { is_packed: true, ..self }
+    }
+
+    /// How much work its bytes are.
+    pub(super) fn work_bytes(&self) -> usize {
+        if self.is_packed { usize::MAX } else { self.bytes.len() }
+    }
+
     /// Lets the bytes go and keeps their share of the memory.
-    pub(super) fn into_share(self) -> Option<OwnedSemaphorePermit> {
+    pub(super) fn into_share(self) -> Share {
         self.share
     }
 

@@ -9,6 +9,7 @@ mod error;
 mod extract;
 mod infer;
 mod jobs;
+mod mlflow;
 mod models;
 mod oip;
 mod predict;
@@ -87,6 +88,11 @@ pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
         .route("/api/v1/deployments/{name}/unload", post(deployments::unload))
         .route("/predict", post(predict::default))
         .route("/models/{deployment}/predict", post(predict::named))
+        .route("/invocations", post(mlflow::default))
+        .route("/models/{deployment}/invocations", post(mlflow::named))
+        .route("/ping", get(mlflow::ping))
+        .route("/health", get(mlflow::ping))
+        .route("/version", get(mlflow::version))
         .route("/v2", get(oip::server))
         .route("/v2/health/live", get(oip::live))
         .route("/v2/health/ready", get(oip::ready))

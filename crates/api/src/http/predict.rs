@@ -80,7 +80,7 @@ pub(super) async fn answer<K: Send + 'static>(
     write: impl FnOnce(&Replica, Prediction, K) -> Result<Written> + Send + 'static,
 ) -> Result<Answer> {
     let mut call = app.service.admit(Arc::clone(&replica), context)?;
-    let bytes = body.bytes().len();
+    let bytes = body.work_bytes();
     let inputs = move || {
         let (inputs, kept) = read(&mut call, body.bytes())?;
         // The inputs are about as large as the body was, so its share stays taken.

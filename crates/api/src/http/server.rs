@@ -14,6 +14,7 @@ pub(super) async fn welcome(State(app): State<App>) -> Json<Value> {
         "version": info.version,
         "predict": ["POST /predict", "POST /models/{deployment}/predict"],
         "open_inference_protocol": ["GET /v2", "GET /v2/models/{deployment}", "POST /v2/models/{deployment}/infer"],
+        "mlflow": ["POST /invocations", "POST /models/{deployment}/invocations", "GET /ping", "GET /version"],
         "management": [
             "/api/v1/datasets", "/api/v1/training-jobs", "/api/v1/models", "/api/v1/deployments", "/api/v1/usage",
             "/api/v1/gc", "/api/v1/server"

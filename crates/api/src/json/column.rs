@@ -98,10 +98,12 @@ impl<'a> Column<'a> {
         }
     }
 
-    /// The tensor that the model takes. A flat list stands for rows of the input's own width.
-    pub(crate) fn into_tensor(self, spec: &TensorSpec) -> Result<Tensor> {
+    /// The tensor that the model takes. A flat list stands for rows of the input's own width, unless it is known how many
+    /// rows there are.
+    pub(crate) fn into_tensor(self, spec: &TensorSpec, rows: Option<usize>) -> Result<Tensor> {
         let (nested, data) = self.into_parts();
-        let shape = shape_for(spec, &nested, data.len()).ok_or_else(|| {
+        let is_meant = |shape: &Vec<usize>| rows.is_none() || rows == shape.first().copied();
+        let shape = shape_for(spec, &nested, data.len()).filter(is_meant).ok_or_else(|| {
             ApiError::invalid(format!(
                 "input {:?} has shape {nested:?}, the model takes {:?} (-1 stands for any size)",
                 spec.name, spec.shape
@@ -212,7 +214,7 @@ fn float(scalar: &Scalar<'_>) -> Option<f64> {
 }
 
 /// The nearest value of a smaller type; `None` beyond its largest.
-fn finite<T: Copy>(value: f64, narrow: impl Fn(f64) -> T, is_infinite: impl Fn(T) -> bool) -> Option<T> {
+pub(crate) fn finite<T: Copy>(value: f64, narrow: impl Fn(f64) -> T, is_infinite: impl Fn(T) -> bool) -> Option<T> {
     let narrow = narrow(value);
     (is_infinite(narrow) == value.is_infinite()).then_some(narrow)
 }
@@ -300,7 +302,7 @@ impl<'de> Visitor<'de> for Nested<'_, '_> {
 }
 
 /// The shape that was meant: as nested, or, for a flat list, rows of the signature's own width.
-fn shape_for(spec: &TensorSpec, nested: &[usize], count: usize) -> Option<Vec<usize>> {
+pub(crate) fn shape_for(spec: &TensorSpec, nested: &[usize], count: usize) -> Option<Vec<usize>> {
     let fits = |is: &[usize]| {
         is.len() == spec.shape.len()
             && is.iter().zip(&spec.shape).all(|(is, wanted)| *wanted < 0 || usize::try_from(*wanted) == Ok(*is))

@@ -6,6 +6,8 @@ mod read;
 mod words;
 mod write;
 
+pub(crate) use column::{Column, Failure, Nested, finite, parse, shape_for};
 pub use infer::{InferInput, InferRequest, RequestedOutput};
+pub(crate) use read::{Inputs, columns, tensors_of_rows};
 pub use read::{example, inputs_from_json};
 pub use write::{Elements, Flat, Outputs};

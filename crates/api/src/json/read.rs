@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use wattle_core::{Datatype, Signature, TensorSpec};
 use wattle_engine::Tensor;
@@ -20,9 +20,7 @@ use crate::{ApiError, Result};
 /// An unknown column (the nearest known one is named), an absent one, ragged rows, values of another type.
 pub fn inputs_from_json(signature: &Signature, body: &[u8]) -> Result<Vec<Tensor>> {
     parse(body, |failure, deserializer| {
-        let columns = signature.inputs.iter().map(|spec| Column::new(&spec.name, spec.datatype, failure)).collect();
-        let filled = vec![0; signature.inputs.len()];
-        let mut body = Body { signature, failure, columns, filled, array: None };
+        let mut body = Body::new(signature, failure, false);
         (&mut body).deserialize(deserializer).inspect_err(|error| {
             if error.is_data() {
                 // Another kind of value than where this stood; everything else has words of its own already.
@@ -32,9 +30,30 @@ pub fn inputs_from_json(signature: &Signature, body: &[u8]) -> Result<Vec<Tensor
                 }));
             }
         })?;
-        let tensors = signature.inputs.iter().zip(body.columns).map(|(spec, column)| column.into_tensor(spec));
-        tensors.collect::<Result<Vec<Tensor>>>().map_err(|error| failure.set(error))
+        body.into_tensors().map_err(|error| failure.set(error))
     })
+}
+
+/// Reads the same under a key of a body: what the model does not take is left out, and no key but an input's name means
+/// anything.
+pub(crate) struct Inputs<'a> {
+    pub(crate) signature: &'a Signature,
+    pub(crate) failure: &'a Failure,
+}
+
+impl<'de> DeserializeSeed<'de> for Inputs<'_> {
+    type Value = Vec<Tensor>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Tensor>, D::Error> {
+        let mut body = Body::new(self.signature, self.failure, true);
+        deserializer.deserialize_any(&mut body)?;
+        body.into_tensors().map_err(|error| self.failure.set(error))
+    }
+}
+
+/// A column for each input of a model.
+pub(crate) fn columns<'a>(signature: &'a Signature, failure: &'a Failure) -> Vec<Column<'a>> {
+    signature.inputs.iter().map(|spec| Column::new(&spec.name, spec.datatype, failure)).collect()
 }
 
 /// A small body that the model would take, for messages.
@@ -51,6 +70,18 @@ pub fn example(signature: &Signature) -> String {
     Value::Object(columns.collect()).to_string()
 }
 
+/// The tensors of columns that so many rows were read into.
+pub(crate) fn tensors_of_rows(signature: &Signature, columns: Vec<Column<'_>>, rows: usize) -> Result<Vec<Tensor>> {
+    if rows == 0 {
+        return Err(ApiError::invalid("no rows: send at least one"));
+    }
+    let tensor = |(spec, mut column): (&TensorSpec, Column<'_>)| {
+        column.end_rows(rows);
+        column.into_tensor(spec, Some(rows))
+    };
+    signature.inputs.iter().zip(columns).map(tensor).collect()
+}
+
 const ROWS_ARE_OBJECTS: &str = "\"rows\" must be an array of objects, one per row";
 const X_IS_AN_ARRAY: &str = "\"x\" must be an array of numbers, or of rows";
 
@@ -61,6 +92,10 @@ struct Body<'a> {
     columns: Vec<Column<'a>>,
     /// How many rows each column has; 1 for a column that was sent whole.
     filled: Vec<usize>,
+    /// How many rows there are, if they came one by one.
+    rows: Option<usize>,
+    /// Whether what the model does not take is left out.
+    lenient: bool,
     /// What must be an array, while it is not known to be one.
     array: Option<&'static str>,
 }
@@ -80,6 +115,16 @@ enum Items {
 }
 
 impl<'a> Body<'a> {
+    fn new(signature: &'a Signature, failure: &'a Failure, lenient: bool) -> Body<'a> {
+        let filled = vec![0; signature.inputs.len()];
+        Body { signature, failure, columns: columns(signature, failure), filled, rows: None, lenient, array: None }
+    }
+
+    fn into_tensors(self) -> Result<Vec<Tensor>> {
+        let rows = self.rows;
+        self.signature.inputs.iter().zip(self.columns).map(|(spec, column)| column.into_tensor(spec, rows)).collect()
+    }
+
     fn fail<E: Error>(&self, message: impl Into<String>) -> E {
         self.failure.set(ApiError::invalid(message))
     }
@@ -105,6 +150,7 @@ impl<'a> Body<'a> {
             _ => {}
         }
         let rows = if kind == Items::OneRow { 1 } else { count };
+        self.rows = matches!(kind, Items::Named | Items::Positions).then_some(count);
         self.columns.iter_mut().for_each(|column| column.end_rows(rows));
         Ok(())
     }
@@ -113,7 +159,10 @@ impl<'a> Body<'a> {
     fn read_named<'de, A: MapAccess<'de>>(&mut self, mut pairs: A, row: usize) -> Result<(), A::Error> {
         let mut guess = 0;
         while let Some(key) = pairs.next_key_seed(Key { body: self, guess })? {
-            let Some(index) = key.index() else { return Err(self.unknown(key)) };
+            let Some(index) = key.index() else {
+                self.leave_out(&mut pairs, key)?;
+                continue;
+            };
             if self.filled[index] != row {
                 return Err(self.twice(index));
             }
@@ -132,7 +181,7 @@ impl<'a> Body<'a> {
         while count < width && values.next_element_seed(self.columns[count].row())?.is_some() {
             count += 1;
         }
-        while values.next_element::<serde::de::IgnoredAny>()?.is_some() {
+        while values.next_element::<IgnoredAny>()?.is_some() {
             count += 1;
         }
         if count == width { Ok(()) } else { Err(self.wrong_width(row, count)) }
@@ -144,6 +193,15 @@ impl<'a> Body<'a> {
             self.columns.len(),
             example(self.signature)
         ))
+    }
+
+    /// Skips the value under a key that the model does not take, where that is allowed.
+    fn leave_out<'de, A: MapAccess<'de>>(&self, pairs: &mut A, key: KeyIs) -> Result<(), A::Error> {
+        if !self.lenient {
+            return Err(self.unknown(key));
+        }
+        pairs.next_value::<IgnoredAny>()?;
+        Ok(())
     }
 
     fn unknown<E: Error>(&self, key: KeyIs) -> E {
@@ -202,14 +260,14 @@ impl<'de> Visitor<'de> for &mut Body<'_> {
                     self.filled[index] = 1;
                     guess = index + 1;
                 }
-                KeyIs::Rows | KeyIs::X if first => {
+                KeyIs::Rows | KeyIs::X if first && !self.lenient => {
                     pairs.next_value_seed(Array { body: self, rows: matches!(key, KeyIs::Rows) })?;
                     return match pairs.next_key_seed(Key { body: self, guess: 0 })? {
                         Some(_) => Err(self.unknown(key)),
                         None => Ok(()),
                     };
                 }
-                other => return Err(self.unknown(other)),
+                other => self.leave_out(&mut pairs, other)?,
             }
             first = false;
         }

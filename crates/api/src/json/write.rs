@@ -26,6 +26,11 @@ impl<'a> Elements<'a> {
     pub fn of(tensor: &'a Tensor) -> Elements<'a> {
         Elements { data: &tensor.data, shape: &tensor.shape, first: 0 }
     }
+
+    /// The elements from `first` on, nested as `shape`.
+    pub(crate) fn from(data: &'a Data, first: usize, shape: &'a [usize]) -> Elements<'a> {
+        Elements { data, shape, first }
+    }
 }
 
 impl Serialize for Elements<'_> {

@@ -38,6 +38,21 @@ pub enum FrameColumn {
     Texts(Vec<Option<String>>),
 }
 
+impl FrameColumn {
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        match self {
+            FrameColumn::Numbers(values) => values.len(),
+            FrameColumn::Texts(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl Frame {
     /// A CSV text with a header line.
     ///

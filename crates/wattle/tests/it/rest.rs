@@ -42,6 +42,8 @@ struct Step {
     error: Option<String>,
     /// What the answer holds; it may hold more keys.
     answer: Option<Value>,
+    /// The whole answer, if it is no JSON.
+    text: Option<String>,
 }
 
 /// How a body is written.
@@ -181,6 +183,9 @@ fn fault(step: &Step, answer: &Answer) -> Option<String> {
         if error.starts_with(|first: char| first.is_ascii_uppercase()) || error.ends_with('.') {
             return Some("the error is not in the house's style".into());
         }
+    }
+    if step.text.as_ref().is_some_and(|text| *text != answer.text) {
+        return Some("expected another text".into());
     }
     match &step.answer {
         Some(expected) if !holds(&told, expected) => Some(format!("expected {expected}")),
