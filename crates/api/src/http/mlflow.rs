@@ -100,7 +100,7 @@ async fn invoke(
 /// What meant a missing value in the file that the model was trained on means it here.
 async fn missing(app: &App, replica: &Replica) -> Result<Vec<String>> {
     let id = replica.model_version();
-    let reference = ModelReference { model: id.model, selector: Selector::Version(id.version) };
+    let reference = ModelReference { model: id.model.clone(), selector: Selector::Version(id.version) };
     let version = app.service.resolve(reference).await?;
     Ok(version.manifest.data.map(|data| data.reading.missing).unwrap_or_default())
 }
