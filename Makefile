@@ -6,10 +6,13 @@ export CARGO_TARGET_DIR
 # Tools that scripts/tools.sh built are looked for after everything else.
 export PATH := $(PATH):$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wattle/tools/bin
 
+# About ten minutes for each target on one processor.
+FUZZ_CASES ?= 2000000
+
 step := @scripts/step.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench docs setup setup-build setup-test
+.PHONY: help quickstart test lint bench fuzz docs setup setup-build setup-test
 # The steps of a target print one after another, whatever -j says.
 .NOTPARALLEL:
 
@@ -40,6 +43,9 @@ bench: setup-build ## Measure training against scikit-learn, and a table larger 
 	$(step) "build the release binary" cargo build --release --locked --package wattle
 	$(step) "training" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_train.py'
 	$(step) "streaming" python3 scripts/bench_streaming.py 5 "$(CARGO_TARGET_DIR)/release/wattle"
+
+fuzz: setup-test ## Read random and nearly right bodies, files and settings for long (FUZZ_CASES each)
+	$(step) "fuzz" env PROPTEST_CASES=$(FUZZ_CASES) cargo nextest run --workspace --locked --no-fail-fast -E 'test(fuzz)'
 
 docs: setup-build ## Write the generated pages of docs/ again
 	$(step) "build" cargo build --locked --package wattle

@@ -85,13 +85,26 @@ struct Wanted {
     binary: bool,
 }
 
+/// What a body says.
+struct Read {
+    inputs: Vec<Tensor>,
+    kept: Kept,
+    parameters: Map<String, Value>,
+}
+
+fn read(call: &mut Call, body: &Bytes, json_length: Option<usize>) -> Result<(Vec<Tensor>, Kept)> {
+    let Read { inputs, kept, parameters } = read_body(call.replica().signature(), body, json_length)?;
+    apply(&parameters, call.context_mut())?;
+    Ok((inputs, kept))
+}
+
 /// The inputs of a body of which `json_length` bytes are JSON; all of them when that is absent, and none when it is 0:
 /// then the body is the model's only input as it is.
-fn read(call: &mut Call, body: &Bytes, json_length: Option<usize>) -> Result<(Vec<Tensor>, Kept)> {
-    let signature = call.replica().signature();
+fn read_body(signature: &Signature, body: &Bytes, json_length: Option<usize>) -> Result<Read> {
     if json_length == Some(0) {
         let outputs = (0..signature.outputs.len()).map(|index| Wanted { index, binary: true }).collect();
-        return Ok((vec![raw_input(signature, body)?], Kept { id: None, outputs }));
+        let inputs = vec![raw_input(signature, body)?];
+        return Ok(Read { inputs, kept: Kept { id: None, outputs }, parameters: Map::new() });
     }
     let (json, mut tail) = match json_length {
         None => (&body[..], Bytes::new()),
@@ -109,8 +122,7 @@ fn read(call: &mut Call, body: &Bytes, json_length: Option<usize>) -> Result<(Ve
         let message = format!("{} bytes at the end of the body belong to no input", tail.len());
         return Err(ApiError::invalid(message));
     }
-    apply(&parameters, call.context_mut())?;
-    Ok((inputs, Kept { id, outputs }))
+    Ok(Read { inputs, kept: Kept { id, outputs }, parameters })
 }
 
 /// Triton's own parameters of a request: `priority`, 1 for the highest, and `timeout` in microseconds; 0 leaves either
@@ -268,3 +280,7 @@ fn write(replica: &Replica, prediction: Prediction, kept: Kept) -> Result<Writte
     blobs.insert(0, text.into());
     Ok(Written { content_type: HeaderValue::from_static("application/octet-stream"), headers, pieces: blobs })
 }
+
+#[cfg(test)]
+#[path = "infer_tests.rs"]
+mod tests;
