@@ -43,6 +43,9 @@ pub struct ApiError {
     pub retry_after_seconds: Option<u64>,
 }
 
+/// What is told of a failure whose details only the log has.
+const LOGGED: &str = "internal error: the server's log has the details";
+
 /// The result of a call.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 
@@ -60,7 +63,12 @@ impl ApiError {
     /// A failure whose details belong into the log and not into the answer.
     pub fn internal(error: impl std::fmt::Display) -> ApiError {
         tracing::error!(%error, "internal error");
-        ApiError::new(Code::Internal, "internal error: the server's log has the details")
+        ApiError::new(Code::Internal, LOGGED)
+    }
+
+    /// Whether the log has the failure already, with its details.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.message == LOGGED
     }
 }
 

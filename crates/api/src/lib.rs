@@ -6,13 +6,16 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod failures;
 pub mod http;
 pub mod import;
 pub mod json;
 pub mod local;
 pub mod mlflow;
 pub mod service;
+mod traces;
 
 pub use error::{ApiError, Code, Result};
 pub use local::Local;
 pub use service::Service;
+pub use traces::Traces;

@@ -21,8 +21,8 @@ use uuid::Uuid;
 use wattle_core::{Digest, ModelReference, ModelVersionId, Name, Signature};
 use wattle_deploy::{DeploymentRequest, Deployments};
 use wattle_engine::Tensor;
-use wattle_meter::{Meter, UsageLine, UsageQuery};
-use wattle_serve::{Call, Context, Pipeline, Prediction, Replica, ReplicaStatus, Server};
+use wattle_meter::{Meter, Total, UsageLine, UsageQuery};
+use wattle_serve::{Call, Context, Pipeline, Prediction, Replica, ReplicaStatus, Server, metrics::Metrics};
 use wattle_store::{
     AliasChange, Collected, Dataset, Deployment, Job, Manifest, Model, ModelVersion, NewDataset, Store, table,
 };
@@ -340,6 +340,14 @@ impl Service for Local {
 
     async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction> {
         Ok(self.server.predict(call, inputs).await?)
+    }
+
+    fn metrics(&self) -> &Metrics {
+        self.server.metrics()
+    }
+
+    fn totals(&self) -> Vec<Total> {
+        self.meter.totals()
     }
 
     async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>> {

@@ -15,8 +15,8 @@ use uuid::Uuid;
 use wattle_core::{ModelReference, Name};
 use wattle_deploy::DeploymentRequest;
 use wattle_engine::Tensor;
-use wattle_meter::{SensorDescription, UsageLine, UsageQuery};
-use wattle_serve::{Call, Context, Prediction, Replica, ReplicaStatus};
+use wattle_meter::{SensorDescription, Total, UsageLine, UsageQuery};
+use wattle_serve::{Call, Context, Prediction, Replica, ReplicaStatus, metrics::Metrics};
 use wattle_store::{
     AliasChange, Collected, Dataset, Deployment, Job, Model, ModelVersion, StagedFile, table::Overrides,
 };
@@ -176,6 +176,10 @@ pub trait Service: Send + Sync + 'static {
     /// Computes a call.
     async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction>;
 
+    /// What serving counts.
+    fn metrics(&self) -> &Metrics;
+    /// What was used since the server started, by what for.
+    fn totals(&self) -> Vec<Total>;
     /// What was used, summed.
     async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>>;
     /// Removes what nothing refers to.

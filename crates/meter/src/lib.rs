@@ -13,6 +13,7 @@ mod measured;
 mod pending;
 mod probe;
 mod rates;
+mod totals;
 
 mod sensor;
 
@@ -24,6 +25,7 @@ mod usage;
 
 mod cpu;
 mod error;
+mod process;
 
 pub use cpu::{
     CpuModel, HostCpu, child_cpu_seconds, cpu_count, host_cpu, memory_bytes, process_cpu_seconds, thread_cpu_seconds,
@@ -33,7 +35,9 @@ pub use error::{Error, Result};
 pub use ledger::Ledger;
 pub use meter::Meter;
 pub use power_model::{MEMORY_WATTS_PER_BYTE, PowerModel};
+pub use process::{ProcessUse, process_use};
 pub use rapl::Rapl;
 pub use rates::Range;
 pub use sensor::{Sensor, SensorConfig, SensorDescription};
+pub use totals::Total;
 pub use usage::{By, UsageLine, UsageQuery};

@@ -12,7 +12,7 @@ use tokio::{
 use wattle_core::{Activity, Energy, Usage};
 
 use crate::{
-    Error, Ledger, Result, Sensor, SensorConfig, SensorDescription, UsageLine, UsageQuery,
+    Error, Ledger, Result, Sensor, SensorConfig, SensorDescription, Total, UsageLine, UsageQuery,
     books::{Books, Tariff},
     measured::Measured,
     pending::Pending,
@@ -95,6 +95,11 @@ impl Meter {
     /// What the meter reckons with at present.
     pub fn sensor_description(&self) -> SensorDescription {
         self.shared.rates.read().unwrap_or_else(PoisonError::into_inner).clone().into()
+    }
+
+    /// What was used since this meter was started, by what for; without waiting for anything.
+    pub fn totals(&self) -> Vec<Total> {
+        self.shared.pending().totals()
     }
 
     /// The sums of all that was recorded so far.

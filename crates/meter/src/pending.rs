@@ -2,7 +2,10 @@ use std::collections::HashMap;
 
 use wattle_core::{Activity, Energy, Label, Name, Usage};
 
-use crate::books::Attributed;
+use crate::{
+    books::Attributed,
+    totals::{Total, Totals},
+};
 
 /// Sums that wait to be written to the ledger.
 ///
@@ -12,6 +15,7 @@ use crate::books::Attributed;
 pub(crate) struct Pending {
     sums: HashMap<Key, Sums>,
     attributed: Attributed,
+    totals: Totals,
     /// Making days of minutes did not help any more.
     full: bool,
 }
@@ -52,12 +56,18 @@ impl Pending {
             Activity::Predict | Activity::Load | Activity::Train => self.attribute(&usage),
             Activity::Idle | Activity::Unattributed => {}
         }
+        self.totals.add(&usage);
         let first = self.sums.is_empty();
         let Usage { activity, deployment, model, version, requests, rows, cpu_seconds, energy, .. } = usage;
         let Energy { joules_low, joules, joules_high, label, source } = energy;
         let key = Key { minute, activity, deployment, model, version, label, source };
         self.insert(key, &Sums { requests, rows, cpu_seconds, joules_low, joules, joules_high });
         first
+    }
+
+    /// What was used since this process started.
+    pub(crate) fn totals(&self) -> Vec<Total> {
+        self.totals.list()
     }
 
     /// What requests and jobs accounted for since this was last asked.

@@ -46,6 +46,7 @@ pub(crate) struct Loaded {
 
 impl Drop for Loaded {
     fn drop(&mut self) {
+        self.metrics.instances.add(-1);
         self.metrics.resident_bytes.add(-gauge(self.bytes));
     }
 }
@@ -145,6 +146,7 @@ impl Memory {
         self.residents().insert(served.key, Arc::downgrade(served));
         let load_joules = self.meter.dynamic_energy(cpu_seconds).joules;
         let metrics = Arc::clone(&served.metrics);
+        metrics.instances.add(1);
         metrics.resident_bytes.add(gauge(bytes));
         Ok(Loaded { engine, bytes, load_joules, since: Instant::now(), metrics, _room: room })
     }

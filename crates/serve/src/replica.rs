@@ -114,6 +114,15 @@ pub(crate) struct Computing<'a> {
     calls: u64,
 }
 
+impl Drop for Served {
+    fn drop(&mut self) {
+        // One that still answered calls when it was replaced goes with the last of them.
+        if matches!(*self.lock(), State::Ready(_)) {
+            self.metrics.evicted(Eviction::Replaced);
+        }
+    }
+}
+
 impl Drop for Computing<'_> {
     fn drop(&mut self) {
         self.counters.in_flight.fetch_sub(self.calls, Relaxed);
@@ -344,6 +353,7 @@ impl Served {
         if let State::Ready(present) = &*state
             && std::ptr::eq(Arc::as_ptr(present), loaded)
         {
+            self.metrics.evicted(Eviction::Crash);
             tracing::error!(deployment = %self.name, version = %self.id, "the process that serves the model ended");
             *state = if loaded.since.elapsed() < CRASHED_EARLY {
                 State::Failed(Instant::now(), Error::Crashed { deployment: self.name.to_string() })
@@ -398,7 +408,9 @@ impl Served {
 
     /// Books what loading took: it is the deployment's, whose calls made it necessary.
     pub(crate) fn account_load(&self, cpu_seconds: f64) {
-        self.meter.record(Usage { activity: Activity::Load, ..self.usage(0, 0, cpu_seconds) });
+        let usage = Usage { activity: Activity::Load, ..self.usage(0, 0, cpu_seconds) };
+        self.metrics.spent(&usage);
+        self.meter.record(usage);
     }
 
     /// Counts a call that failed in the model.

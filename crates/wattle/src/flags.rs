@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Bench(Box<BenchFlags>),
     /// Sum what was used: requests, processor time, energy.
     Usage(UsageFlags),
+    /// Watch deployments live: calls, latency, memory, power.
+    Top(TopFlags),
     /// Remove stored bytes that nothing refers to.
     Gc,
     /// Processes that the server starts.
@@ -423,6 +425,37 @@ pub(crate) struct UsageFlags {
     pub(crate) since: Option<DateTime<Utc>>,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  wattle top\n  wattle top --once --sort power\n  wattle top --interval 10 -o json >load.jsonl"
+)]
+pub(crate) struct TopFlags {
+    /// Seconds between two looks.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
+    pub(crate) interval: f64,
+    /// Print what happened in one interval, and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// What to sort deployments by; the key `s` changes it.
+    #[arg(long, value_enum, default_value_t = TopOrder::Calls)]
+    pub(crate) sort: TopOrder,
+}
+
+/// What `wattle top` sorts deployments by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TopOrder {
+    /// Calls a second.
+    Calls,
+    /// The 99th percentile of the time that a call takes.
+    Latency,
+    /// The memory that the model takes.
+    Memory,
+    /// The power that calls draw.
+    Power,
+    /// The name.
+    Name,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerCommand {
     /// Train; the request comes in on the standard input, events go out on the standard output.
@@ -435,6 +468,12 @@ pub(crate) enum WorkerCommand {
 fn finite(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "write a number".to_owned())?;
     if number.is_finite() { Ok(number) } else { Err("write a finite number".into()) }
+}
+
+/// A length of time that a person may want to wait between two looks.
+fn interval(text: &str) -> Result<f64, String> {
+    let seconds = finite(text)?;
+    if (0.1..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("write seconds from 0.1 to 3600".into()) }
 }
 
 /// A day, which is its first instant in UTC, or an instant as RFC 3339 writes it.

@@ -7,10 +7,10 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{ApiError, Code};
+use crate::{ApiError, Code, failures};
 
 impl Code {
-    fn status(self) -> StatusCode {
+    pub(super) fn status(self) -> StatusCode {
         match self {
             Code::InvalidArgument => StatusCode::BAD_REQUEST,
             Code::NotFound => StatusCode::NOT_FOUND,
@@ -30,6 +30,7 @@ impl Code {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        failures::note(&self);
         let mut response = (self.code.status(), Json(json!({ "error": self.message }))).into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -14,12 +14,16 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use wattle_core::{Name, Signature, TensorSpec};
 use wattle_engine::{Data, Tensor};
-use wattle_serve::{Call, Context, Prediction, Replica};
+use wattle_serve::{
+    Call, Context, Prediction, Replica,
+    metrics::{Phases, Protocol},
+};
 
 use super::{
     App,
     context::FromHeaders,
     extract::FromPath,
+    observe::{Observed, observe},
     oip::find_version,
     predict::{Answer, JSON, Written, answer},
 };
@@ -37,9 +41,9 @@ pub(super) async fn infer(
     FromHeaders(context): FromHeaders,
     headers: HeaderMap,
     body: Body,
-) -> Result<Answer> {
+) -> Result<Observed> {
     let replica = app.service.find(Some(&name))?;
-    infer_by(&app, replica, context, &headers, body).await
+    observe(&app, &replica, Protocol::V2, infer_by(&app, &replica, context, &headers, body)).await
 }
 
 pub(super) async fn version_infer(
@@ -48,21 +52,21 @@ pub(super) async fn version_infer(
     FromHeaders(context): FromHeaders,
     headers: HeaderMap,
     body: Body,
-) -> Result<Answer> {
+) -> Result<Observed> {
     let replica = find_version(&app, &name, &version)?;
-    infer_by(&app, replica, context, &headers, body).await
+    observe(&app, &replica, Protocol::V2, infer_by(&app, &replica, context, &headers, body)).await
 }
 
 async fn infer_by(
     app: &App,
-    replica: Arc<Replica>,
+    replica: &Arc<Replica>,
     context: Context,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Answer> {
+) -> Result<(Answer, Phases)> {
     let json_length = json_length(headers)?;
     let body = app.bodies.read_aligned(body, json_length.unwrap_or(0)).await?;
-    answer(app, replica, context, body, move |call, body| read(call, body, json_length), write).await
+    answer(app, Arc::clone(replica), context, body, move |call, body| read(call, body, json_length), write).await
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>> {

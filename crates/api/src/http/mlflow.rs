@@ -1,5 +1,7 @@
 //! MLflow's scoring protocol.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     body::Body,
@@ -10,13 +12,17 @@ use axum::{
 use bytes::Bytes;
 use serde_json::json;
 use wattle_core::{ModelReference, Name, Selector};
-use wattle_serve::{Call, Context, Prediction, Replica};
+use wattle_serve::{
+    Call, Context, Prediction, Replica,
+    metrics::{Phases, Protocol},
+};
 use wattle_store::table::Frame;
 
 use super::{
     App,
     context::FromHeaders,
     extract::FromPath,
+    observe::{Observed, observe},
     predict::{Answer, JSON, Written, answer},
 };
 use crate::{
@@ -41,7 +47,7 @@ pub(super) async fn default(
     context: Result<FromHeaders>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Answer, Refusal> {
+) -> Result<Observed, Refusal> {
     let FromHeaders(context) = context?;
     Ok(invoke(&app, None, context, &headers, body).await?)
 }
@@ -53,7 +59,7 @@ pub(super) async fn named(
     context: Result<FromHeaders>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Answer, Refusal> {
+) -> Result<Observed, Refusal> {
     let (FromPath(deployment), FromHeaders(context)) = (deployment?, context?);
     Ok(invoke(&app, Some(&deployment), context, &headers, body).await?)
 }
@@ -64,12 +70,22 @@ async fn invoke(
     context: Context,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Answer> {
+) -> Result<Observed> {
     let replica = app.service.find(deployment)?;
+    observe(app, &replica, Protocol::Mlflow, call(app, &replica, context, headers, body)).await
+}
+
+async fn call(
+    app: &App,
+    replica: &Arc<Replica>,
+    context: Context,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Answer, Phases)> {
     let kind = kind(headers)?;
     let missing = match kind {
         Kind::Json => Vec::new(),
-        Kind::Csv | Kind::Parquet => missing(app, &replica).await?,
+        Kind::Csv | Kind::Parquet => missing(app, replica).await?,
     };
     let body = app.bodies.read(body).await?;
     let body = if kind == Kind::Parquet { body.packed() } else { body };
@@ -94,7 +110,7 @@ async fn invoke(
         let text = serde_json::to_vec(&Predictions { outputs, form }).map_err(ApiError::internal)?;
         Ok(Written { content_type: JSON, headers: HeaderMap::new(), pieces: vec![text.into()] })
     };
-    answer(app, replica, context, body, read, write).await
+    answer(app, Arc::clone(replica), context, body, read, write).await
 }
 
 /// What meant a missing value in the file that the model was trained on means it here.

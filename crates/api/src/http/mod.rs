@@ -6,14 +6,18 @@ mod datasets;
 mod deployments;
 mod drain;
 mod error;
+mod exposition;
 mod extract;
 mod infer;
 mod jobs;
+mod metrics;
 mod mlflow;
 mod models;
+mod observe;
 mod oip;
 mod predict;
 mod server;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,8 +37,9 @@ use tower_http::{
 };
 
 use body::Bodies;
+use watch::{Watch, WatchLayer};
 
-use crate::{ApiError, Code, Service};
+use crate::{ApiError, Code, Service, traces::Traces};
 
 /// What the server accepts at most.
 #[derive(Debug, Clone)]
@@ -56,16 +61,19 @@ struct App {
     service: Arc<dyn Service>,
     bodies: Bodies,
     max_upload_bytes: u64,
+    watch: Arc<Watch>,
 }
 
-/// All routes over this service.
-pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
+/// All routes over this service; their traces go where `traces` sends them.
+pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Traces>>) -> Router {
     let bodies = Bodies::new(limits.max_body_bytes);
     let hosts: Arc<Option<Vec<String>>> = Arc::new(limits.hosts);
-    let app = App { service, bodies, max_upload_bytes: limits.max_upload_bytes };
+    let watch = Arc::new(Watch::new(traces));
+    let app = App { service, bodies, max_upload_bytes: limits.max_upload_bytes, watch: Arc::clone(&watch) };
     let request_id = HeaderName::from_static("x-request-id");
     Router::new()
         .route("/", get(server::welcome))
+        .route("/metrics", get(metrics::show))
         .route("/api/v1/server", get(server::info))
         .route("/api/v1/usage", get(server::usage))
         .route("/api/v1/gc", post(server::collect_garbage))
@@ -110,6 +118,7 @@ pub fn router(service: Arc<dyn Service>, limits: Limits) -> Router {
         .layer(middleware::from_fn_with_state(hosts, refuse_other_sites))
         .layer(middleware::from_fn(drain::hear_out))
         .layer(CatchPanicLayer::custom(|payload: Box<dyn std::any::Any + Send>| panicked(payload.as_ref())))
+        .layer(WatchLayer(watch))
         .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(()).on_failure(()))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, UuidRequestId))

@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{self, Poll},
+    time::Instant,
 };
 
 use axum::{
@@ -14,13 +15,17 @@ use axum::{
 use http_body::{Frame, SizeHint};
 use wattle_core::{Name, TensorSpec};
 use wattle_engine::Tensor;
-use wattle_serve::{Call, Context, Prediction, Replica};
+use wattle_serve::{
+    Call, Context, Prediction, Replica,
+    metrics::{Phases, Protocol},
+};
 
 use super::{
     App,
     body::{Held, off_the_runtime},
     context::FromHeaders,
     extract::FromPath,
+    observe::{Observed, observe},
 };
 use crate::{
     ApiError, Code, Result,
@@ -31,9 +36,9 @@ use crate::{
 pub(super) type Answer = (HeaderMap, Body);
 
 /// `POST /predict`: the default or only deployment.
-pub(super) async fn default(State(app): State<App>, FromHeaders(context): FromHeaders, body: Body) -> Result<Answer> {
+pub(super) async fn default(State(app): State<App>, FromHeaders(context): FromHeaders, body: Body) -> Result<Observed> {
     let replica = app.service.find(None)?;
-    predict(&app, replica, context, body).await
+    observe(&app, &replica, Protocol::Predict, predict(&app, &replica, context, body)).await
 }
 
 /// `POST /models/{deployment}/predict`.
@@ -42,19 +47,19 @@ pub(super) async fn named(
     FromPath(deployment): FromPath<Name>,
     FromHeaders(context): FromHeaders,
     body: Body,
-) -> Result<Answer> {
+) -> Result<Observed> {
     let replica = app.service.find(Some(&deployment))?;
-    predict(&app, replica, context, body).await
+    observe(&app, &replica, Protocol::Predict, predict(&app, &replica, context, body)).await
 }
 
-async fn predict(app: &App, replica: Arc<Replica>, context: Context, body: Body) -> Result<Answer> {
+async fn predict(app: &App, replica: &Arc<Replica>, context: Context, body: Body) -> Result<(Answer, Phases)> {
     let body = app.bodies.read(body).await?;
     let read = |call: &mut Call, body: &Bytes| Ok((inputs_from_json(call.replica().signature(), body)?, ()));
     let write = |_: &Replica, prediction: Prediction, ()| {
         let text = serde_json::to_vec(&Outputs(prediction.outputs)).map_err(ApiError::internal)?;
         Ok(Written { content_type: JSON, headers: HeaderMap::new(), pieces: vec![text.into()] })
     };
-    answer(app, replica, context, body, read, write).await
+    answer(app, Arc::clone(replica), context, body, read, write).await
 }
 
 /// The content type of JSON.
@@ -70,7 +75,8 @@ pub(super) struct Written {
 /// The way of every call, whatever its protocol: its place is taken before the body is made tensors of, and what is
 /// large is converted away from the threads that answer others.
 ///
-/// `read` makes the inputs of the body, and what `write` needs besides the prediction to make the answer.
+/// `read` makes the inputs of the body, and what `write` needs besides the prediction to make the answer. Beside the
+/// answer comes where its time went; [`observe`] counts it.
 pub(super) async fn answer<K: Send + 'static>(
     app: &App,
     replica: Arc<Replica>,
@@ -78,7 +84,7 @@ pub(super) async fn answer<K: Send + 'static>(
     body: Held,
     read: impl FnOnce(&mut Call, &Bytes) -> Result<(Vec<Tensor>, K)> + Send + 'static,
     write: impl FnOnce(&Replica, Prediction, K) -> Result<Written> + Send + 'static,
-) -> Result<Answer> {
+) -> Result<(Answer, Phases)> {
     let mut call = app.service.admit(Arc::clone(&replica), context)?;
     let bytes = body.work_bytes();
     let inputs = move || {
@@ -89,6 +95,7 @@ pub(super) async fn answer<K: Send + 'static>(
     let (call, inputs, kept, _share) = off_the_runtime(bytes, inputs).await?;
     check_answer(&replica, &inputs, app.bodies.max_answer_values())?;
     let prediction = app.service.predict(call, inputs).await?;
+    let (computed, mut phases) = (Instant::now(), prediction.phases);
     let cost = cost_headers(&prediction);
     let values: usize = prediction.outputs.iter().map(|tensor| tensor.data.len()).sum();
     // A number is some eight bytes of text.
@@ -96,7 +103,8 @@ pub(super) async fn answer<K: Send + 'static>(
     let mut headers = cost;
     headers.extend(written.headers);
     headers.insert(header::CONTENT_TYPE, written.content_type);
-    Ok((headers, Body::new(Pieces(written.pieces.into()))))
+    phases.reply += computed.elapsed();
+    Ok(((headers, Body::new(Pieces(written.pieces.into()))), phases))
 }
 
 /// A body of known pieces, which are written without being joined.

@@ -23,9 +23,11 @@ pub(super) struct Scale {
     per_unit: f64,
 }
 
-/// Times from 50 µs to two minutes, kept in nanoseconds and told in seconds.
+/// Times from 10 µs to two minutes, kept in nanoseconds and told in seconds.
 pub(super) const SECONDS: Scale = Scale {
     bounds: &[
+        10_000,
+        25_000,
         50_000,
         100_000,
         250_000,
@@ -125,7 +127,7 @@ mod tests {
         histogram.add_time(Duration::from_millis(2));
         histogram.add_time(Duration::from_secs(3600));
         let told = histogram.distribution().unwrap();
-        assert_eq!(told.buckets[4..6], [(0.001, 0), (0.0025, 1)]);
+        assert_eq!(told.buckets[6..8], [(0.001, 0), (0.0025, 1)]);
         assert!((told.sum - 3600.002).abs() < 1e-9);
         assert!(SECONDS.bounds.is_sorted() && COUNTS.bounds.is_sorted());
     }

@@ -18,7 +18,7 @@ use std::{
 use wattle_core::{ModelVersionId, Name};
 
 pub use histogram::{Distribution, Histogram};
-pub use revision::{Observation, Phases, RevisionMetrics};
+pub use revision::{Observation, Phases, RevisionMetrics, Spent};
 
 /// How a call came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,6 +57,8 @@ pub enum Eviction {
     Request,
     /// Its deployment serves something else now, or is gone.
     Replaced,
+    /// The process that held it ended by itself.
+    Crash,
 }
 
 /// The metrics of one server: what its revisions count, and what belongs to none of them.
@@ -181,7 +183,8 @@ impl Refusal {
 
 impl Eviction {
     /// All of them.
-    pub const ALL: [Eviction; 4] = [Eviction::Room, Eviction::Idle, Eviction::Request, Eviction::Replaced];
+    pub const ALL: [Eviction; 5] =
+        [Eviction::Room, Eviction::Idle, Eviction::Request, Eviction::Replaced, Eviction::Crash];
 
     /// The reason as a word.
     pub fn as_str(self) -> &'static str {
@@ -190,6 +193,7 @@ impl Eviction {
             Eviction::Idle => "idle",
             Eviction::Request => "request",
             Eviction::Replaced => "replaced",
+            Eviction::Crash => "crash",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wattle_core::{Label, Usage};
+use wattle_core::{Activity, Label, Usage};
 
 use super::{
     Eviction, Gauge, Protocol, Refusal,
@@ -17,7 +17,7 @@ use super::{
 /// Where the time of an answered call went, in the order in which it passed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Phases {
-    /// Reading the body and making tensors of it.
+    /// Reading the body and making tensors of it; whoever observes the call works it out.
     pub read: Duration,
     /// Waiting for its batch, for its model to be loaded and for a processor.
     pub queue: Duration,
@@ -46,7 +46,9 @@ pub struct RevisionMetrics {
     pub queued: Gauge,
     /// Calls that have begun and are not answered.
     pub in_flight: Gauge,
-    /// What its model takes in memory, in bytes; zero while it is not there.
+    /// How many instances of its model are in memory: none, or one; for a moment two, when one goes and another comes.
+    pub instances: Gauge,
+    /// What its model takes in memory, in bytes.
     pub resident_bytes: Gauge,
     codes: [Codes; 4],
     durations: [Histogram; 4],
@@ -55,13 +57,20 @@ pub struct RevisionMetrics {
     batch_requests: Histogram,
     load_seconds: Histogram,
     loads_failed: AtomicU64,
-    evictions: [AtomicU64; 4],
+    evictions: [AtomicU64; 5],
     refusals: [AtomicU64; 4],
     expired: AtomicU64,
     cancelled: AtomicU64,
+    calls: Spent,
+    loads: Spent,
+}
+
+/// Processor time and energy.
+#[derive(Debug, Default)]
+pub struct Spent {
     cpu_nanos: AtomicU64,
-    nanojoules_measured: AtomicU64,
-    nanojoules_estimated: AtomicU64,
+    measured_nanojoules: AtomicU64,
+    estimated_nanojoules: AtomicU64,
 }
 
 /// A call that is being observed, from the moment its deployment is known. One that is dropped before its end was told
@@ -76,11 +85,11 @@ pub struct Observation {
 
 impl RevisionMetrics {
     pub(super) fn new() -> RevisionMetrics {
-        let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
         let times = |_| Histogram::new(&SECONDS);
         RevisionMetrics {
             queued: Gauge::default(),
             in_flight: Gauge::default(),
+            instances: Gauge::default(),
             resident_bytes: Gauge::default(),
             codes: std::array::from_fn(|_| Codes::new()),
             durations: std::array::from_fn(times),
@@ -89,13 +98,12 @@ impl RevisionMetrics {
             batch_requests: Histogram::new(&COUNTS),
             load_seconds: Histogram::new(&SECONDS),
             loads_failed: AtomicU64::new(0),
-            evictions: zeros(),
-            refusals: zeros(),
+            evictions: Default::default(),
+            refusals: Default::default(),
             expired: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
-            cpu_nanos: AtomicU64::new(0),
-            nanojoules_measured: AtomicU64::new(0),
-            nanojoules_estimated: AtomicU64::new(0),
+            calls: Spent::default(),
+            loads: Spent::default(),
         }
     }
 
@@ -136,11 +144,12 @@ impl RevisionMetrics {
         self.evictions[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// Adds what was spent for this revision: on its calls, also on those that failed.
+    /// Adds what was spent for this revision: on its loads, or on its calls, also on those that failed.
     pub fn spent(&self, usage: &Usage) {
-        let nanos = |amount: f64| (amount.max(0.0) * 1e9).round() as u64;
-        self.cpu_nanos.fetch_add(nanos(usage.cpu_seconds), Relaxed);
-        self.nanojoules_of(usage.energy.label).fetch_add(nanos(usage.energy.joules), Relaxed);
+        match usage.activity {
+            Activity::Load => self.loads.add(usage),
+            _ => self.calls.add(usage),
+        }
     }
 
     /// How often calls by a protocol ended with each of its codes; 65535 stands for all further ones.
@@ -198,40 +207,63 @@ impl RevisionMetrics {
         self.cancelled.load(Relaxed)
     }
 
-    /// Processor time spent on calls, in seconds.
+    /// What was spent on calls.
+    pub fn calls(&self) -> &Spent {
+        &self.calls
+    }
+
+    /// What was spent on loads.
+    pub fn loads(&self) -> &Spent {
+        &self.loads
+    }
+}
+
+impl Spent {
+    /// Processor time, in seconds.
     pub fn cpu_seconds(&self) -> f64 {
         self.cpu_nanos.load(Relaxed) as f64 / 1e9
     }
 
-    /// Energy spent on calls, in joules, as far as it was known in this way.
+    /// Energy, in joules, as far as it is known in this way.
     pub fn joules(&self, label: Label) -> f64 {
-        self.nanojoules_of(label).load(Relaxed) as f64 / 1e9
+        self.of(label).load(Relaxed) as f64 / 1e9
     }
 
-    fn nanojoules_of(&self, label: Label) -> &AtomicU64 {
+    fn add(&self, usage: &Usage) {
+        let nanos = |amount: f64| (amount.max(0.0) * 1e9).round() as u64;
+        self.cpu_nanos.fetch_add(nanos(usage.cpu_seconds), Relaxed);
+        self.of(usage.energy.label).fetch_add(nanos(usage.energy.joules), Relaxed);
+    }
+
+    fn of(&self, label: Label) -> &AtomicU64 {
         match label {
-            Label::Measured => &self.nanojoules_measured,
-            Label::Estimated => &self.nanojoules_estimated,
+            Label::Measured => &self.measured_nanojoules,
+            Label::Estimated => &self.estimated_nanojoules,
         }
     }
 }
 
 impl Observation {
-    /// When the call began.
-    pub fn started(&self) -> Instant {
-        self.started
-    }
-
-    /// The call is answered, with this code of its protocol. Latencies are of calls that were computed, which come with
-    /// their phases: one that was refused at once says nothing of how long an answer takes.
-    pub fn end(mut self, code: u16, phases: Option<&Phases>) {
+    /// The call failed, with this code of its protocol. It has no part in the latencies: one that was refused at once says
+    /// nothing of how long an answer takes.
+    pub fn failed(mut self, code: u16) {
         self.ended = true;
         self.metrics.codes[self.protocol as usize].count(code);
-        let Some(phases) = phases else { return };
-        self.metrics.durations[self.protocol as usize].add_time(self.started.elapsed());
+    }
+
+    /// The call is answered, with this code of its protocol. What is left of its time was spent on reading it; the phases
+    /// as they then are add up to the whole.
+    pub fn answered(mut self, code: u16, mut phases: Phases) -> Phases {
+        self.ended = true;
+        let whole = self.started.elapsed();
+        phases.read = Duration::ZERO;
+        phases.read = whole.saturating_sub(phases.lengths().iter().sum());
+        self.metrics.codes[self.protocol as usize].count(code);
+        self.metrics.durations[self.protocol as usize].add_time(whole);
         for (histogram, length) in self.metrics.phases.iter().zip(phases.lengths()) {
             histogram.add_time(length);
         }
+        phases
     }
 }
 
@@ -247,7 +279,7 @@ impl Drop for Observation {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use wattle_core::{Activity, Energy};
+    use wattle_core::Energy;
 
     use super::*;
 
@@ -261,21 +293,23 @@ mod tests {
         let observation = metrics.observe(Protocol::V2);
         assert_eq!(metrics.in_flight.get(), 1);
         let phases = Phases { compute: Duration::from_millis(3), ..Phases::default() };
-        observation.end(200, Some(&phases));
+        let phases = observation.answered(200, phases);
+        assert_eq!(phases.compute, Duration::from_millis(3));
         assert_eq!((metrics.in_flight.get(), metrics.calls_cancelled()), (0, 0));
         assert_eq!(metrics.requests(Protocol::V2), [(200, 1)]);
         assert!(metrics.requests(Protocol::Grpc).is_empty());
         assert_eq!(metrics.durations(Protocol::V2).distribution().unwrap().count, 1);
         for (name, histogram) in metrics.phases() {
             let told = histogram.distribution().unwrap();
-            assert_eq!((told.count, told.sum), (1, if name == "compute" { 0.003 } else { 0.0 }));
+            let length = phases.lengths()[Phases::NAMES.iter().position(|known| *known == name).unwrap()];
+            assert_eq!((told.count, told.sum), (1, length.as_secs_f64()));
         }
     }
 
     #[test]
     fn a_refused_call_has_no_latency_and_a_dropped_one_no_code() {
         let metrics = metrics();
-        metrics.observe(Protocol::Predict).end(503, None);
+        metrics.observe(Protocol::Predict).failed(503);
         drop(metrics.observe(Protocol::Predict));
         assert_eq!(metrics.requests(Protocol::Predict), [(503, 1)]);
         assert_eq!(metrics.durations(Protocol::Predict).distribution(), None);
@@ -289,8 +323,12 @@ mod tests {
             (0..=index).for_each(|_| metrics.refused(reason));
         }
         assert_eq!(Refusal::ALL.map(|reason| metrics.refusals(reason)), [1, 2, 3, 4]);
+        metrics.loaded(Duration::from_millis(30), true);
+        metrics.loaded(Duration::from_millis(30), false);
+        assert_eq!((metrics.load_seconds().distribution().unwrap().count, metrics.loads_failed()), (1, 1));
         metrics.evicted(Eviction::Idle);
-        assert_eq!(Eviction::ALL.map(|reason| metrics.evictions(reason)), [0, 1, 0, 0]);
+        assert_eq!(Eviction::ALL.map(|reason| metrics.evictions(reason)), [0, 1, 0, 0, 0]);
+
         let energy = |joules, label| Energy { joules_low: 0.0, joules, joules_high: 1.0, label, source: "test".into() };
         let usage = |energy| Usage {
             activity: Activity::Predict,
@@ -305,7 +343,9 @@ mod tests {
         };
         metrics.spent(&usage(energy(0.5, Label::Measured)));
         metrics.spent(&usage(energy(0.000_25, Label::Estimated)));
-        assert_eq!((metrics.joules(Label::Measured), metrics.joules(Label::Estimated)), (0.5, 0.000_25));
-        assert_eq!(metrics.cpu_seconds(), 0.5);
+        metrics.spent(&Usage { activity: Activity::Load, ..usage(energy(2.0, Label::Measured)) });
+        let (calls, loads) = (metrics.calls(), metrics.loads());
+        assert_eq!((calls.joules(Label::Measured), calls.joules(Label::Estimated)), (0.5, 0.000_25));
+        assert_eq!((calls.cpu_seconds(), loads.cpu_seconds(), loads.joules(Label::Measured)), (0.5, 0.25, 2.0));
     }
 }

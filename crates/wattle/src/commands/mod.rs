@@ -10,6 +10,7 @@ mod models;
 mod predict;
 mod quickstart;
 mod serve;
+mod top;
 mod train;
 mod usage;
 mod worker;
@@ -53,6 +54,7 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
             Command::Bench(flags) => return bench::run(&context, *flags).await,
             Command::Predict(flags) => predict::run(&context, flags).await,
             Command::Usage(flags) => usage::run(&context, flags).await,
+            Command::Top(flags) => top::run(&context, flags).await,
             Command::Gc => usage::collect_garbage(&context).await,
             Command::Worker(_) | Command::Serve(_) | Command::Config(_) | Command::Docs { .. } => Ok(()),
         }

@@ -12,7 +12,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
-use wattle_api::{Local, Service, http, local::Parts};
+use wattle_api::{Local, Service, Traces, http, local::Parts};
 use wattle_meter::Meter;
 use wattle_serve::Server;
 use wattle_store::Store;
@@ -50,7 +50,8 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
     let jobs = Jobs::start(store.clone(), meter.clone(), jobs_options).await?;
     let server = Server::start(store.clone(), meter.clone(), config.serving, None).await?;
     let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program });
-    let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits);
+    let traces = config.otlp_endpoint.as_deref().map(Traces::start).transpose()?.map(Arc::new);
+    let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits, traces.clone());
 
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "anyone who reaches this address can use and change this server: there are no keys");
@@ -81,6 +82,9 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
     match ended.await {
         Ok(ended) => ended?,
         Err(_) => tracing::warn!("the databases were not closed in time"),
+    }
+    if let Some(traces) = traces {
+        traces.shutdown().await;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -130,6 +130,15 @@ pub(super) fn filter() -> Form<String> {
     })
 }
 
+/// Where a collector of traces is.
+pub(super) fn collector() -> Form<String> {
+    form("URL", "an address without TLS, as in http://127.0.0.1:4318".into(), |written, _| {
+        let text = written.text()?.trim();
+        let url = reqwest::Url::parse(text).ok()?;
+        (url.scheme() == "http" && url.has_host()).then(|| text.to_owned())
+    })
+}
+
 /// A whole number.
 pub(super) fn whole<T>(range: RangeInclusive<u64>) -> Form<T>
 where

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     Settings,
-    form::{Form, Written, address, bytes, choice, filter, names, optional, path, quantity, seconds, whole},
+    form::{Form, Written, address, bytes, choice, collector, filter, names, optional, path, quantity, seconds, whole},
     settings::LogFormat,
 };
 
@@ -26,6 +26,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("training", "Training jobs."),
     ("energy", "What the machine draws, for one without energy counters, or read off a wall meter."),
     ("log", "The log, which goes to the standard error."),
+    ("telemetry", "Traces, for a collector."),
 ];
 
 /// The most calls that may compute or wait; each costs memory, and callers lose patience long before.
@@ -121,6 +122,11 @@ fn table() -> Vec<Key> {
         Key::new("log.filter", filter(), |s| &mut s.log_filter)
             .about("Which lines are written: a level, or levels by module.")
             .variable("WATTLE_LOG"),
+        Key::new("telemetry.otlp_endpoint", optional(collector()), |s| &mut s.otlp_endpoint)
+            .about("The OpenTelemetry collector that traces are sent to, by OTLP over HTTP.")
+            .flag("otlp-endpoint")
+            .variable("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .default_is("none, and nothing is traced"),
     ]
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct Config {
     pub(crate) sensor: SensorConfig,
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: String,
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 impl Loaded {
@@ -64,6 +65,7 @@ impl Loaded {
                 sensor,
                 log_format: said.log_format,
                 log_filter: said.log_filter,
+                otlp_endpoint: said.otlp_endpoint,
             }),
             _ => Err(Problems(problems)),
         }

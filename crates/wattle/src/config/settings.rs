@@ -27,6 +27,7 @@ pub(crate) struct Settings {
     pub(super) full_watts: Option<f64>,
     pub(super) log_format: LogFormat,
     pub(super) log_filter: String,
+    pub(super) otlp_endpoint: Option<String>,
 }
 
 /// How lines of the log are written.
@@ -70,6 +71,7 @@ impl Settings {
             full_watts: None,
             log_format: LogFormat::Text,
             log_filter: "info".into(),
+            otlp_endpoint: None,
         }
     }
 }

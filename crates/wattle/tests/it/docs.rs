@@ -47,6 +47,7 @@ pages! {
     the_page_on_models_holds: "docs/models.md",
     the_page_on_serving_holds: "docs/serve.md",
     the_page_on_energy_holds: "docs/energy.md",
+    the_page_on_observing_holds: "docs/observe.md",
     the_page_on_the_api_holds: "docs/api.md",
 }
 

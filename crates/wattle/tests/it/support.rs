@@ -223,7 +223,7 @@ pub(crate) fn command() -> Command {
             command.env_remove(name);
         }
     }
-    command.env("XDG_CONFIG_HOME", NO_FOLDER).env("WATTLE_LOG", "warn");
+    command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT").env("XDG_CONFIG_HOME", NO_FOLDER).env("WATTLE_LOG", "warn");
     command
 }
 
