@@ -33,8 +33,20 @@ fn signatures() -> [Signature; 3] {
 /// JSON of any kind, with the keys that mean something among others.
 fn value() -> impl Strategy<Value = Value> {
     const KEYS: [&str; 14] = [
-        "x", "rows", "number", "text", "flag", "count", "image", "inputs", "name", "shape", "datatype", "data",
-        "parameters", "outputs",
+        "x",
+        "rows",
+        "number",
+        "text",
+        "flag",
+        "count",
+        "image",
+        "inputs",
+        "name",
+        "shape",
+        "datatype",
+        "data",
+        "parameters",
+        "outputs",
     ];
     let scalar = prop_oneof![
         Just(Value::Null),

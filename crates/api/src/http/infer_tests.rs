@@ -63,9 +63,7 @@ fn sizes_that_lie_are_told() {
         let bytes = Bytes::from([json.as_bytes(), tail].concat());
         read_body(&signature(), &bytes, Some(json.len())).err().unwrap().message
     };
-    let input = |parameters: serde_json::Value| {
-        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": parameters}]})
-    };
+    let input = |parameters: serde_json::Value| json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": parameters}]});
     for (parameters, tail, words) in [
         (json!({"binary_data_size": 9}), &[0; 8][..], "no number of bytes that the body has (8 are left)"),
         (json!({"binary_data_size": -1}), &[0; 8][..], "no number of bytes"),
