@@ -64,7 +64,8 @@ impl Settings {
             max_calls_per_tenant: None,
             max_body_bytes: 16 << 20,
             max_upload_bytes: 64 << 30,
-            memory_budget_bytes: wattle_meter::memory_bytes().map_or(1 << 30, |bytes| bytes / 2),
+            // Whole MiB are easier to read.
+            memory_budget_bytes: wattle_meter::memory_bytes().map_or(1 << 30, |bytes| (bytes >> 21).max(1) << 20),
             deployments: deployments(),
             max_training: 1,
             idle_watts: None,
