@@ -1,12 +1,15 @@
-//! REST over one service trait: the only crate that knows a wire format or a status code.
+//! REST and gRPC over one service trait: the only crate that knows a wire format or a status code.
 //!
-//! [`service::Service`] says what Wattle can do; [`local::Local`] does it with the crates below; [`http`] puts it on
-//! the wire. gRPC will be a second adapter over the same trait.
+//! [`service::Service`] says what Wattle can do; [`local::Local`] does it with the crates below; [`http`] and
+//! [`grpc`] put it on the wire, on one port.
 
 #![forbid(unsafe_code)]
 
+mod answer;
+mod describe;
 mod error;
 mod failures;
+pub mod grpc;
 pub mod http;
 pub mod import;
 pub mod json;

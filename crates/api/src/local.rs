@@ -2,10 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -69,7 +66,7 @@ pub struct Local {
     program: PathBuf,
     imports: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
-    closing: AtomicBool,
+    ready: watch::Sender<bool>,
 }
 
 impl Local {
@@ -84,13 +81,13 @@ impl Local {
             program: parts.program,
             imports: Arc::new(Semaphore::new(CONCURRENT_IMPORTS)),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
-            closing: AtomicBool::new(false),
+            ready: watch::Sender::new(true),
         })
     }
 
     /// Refuses new work: readiness turns false, calls that have begun are answered.
     pub fn close(&self) {
-        self.closing.store(true, Ordering::Relaxed);
+        self.ready.send_replace(false);
         self.server.close();
     }
 
@@ -133,7 +130,11 @@ impl Service for Local {
     }
 
     fn is_ready(&self) -> bool {
-        !self.closing.load(Ordering::Relaxed)
+        *self.ready.borrow()
+    }
+
+    fn readiness(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
     }
 
     async fn stage(&self, mut upload: Upload, max_bytes: u64) -> Result<Staged> {

@@ -116,6 +116,9 @@ pub trait Service: Send + Sync + 'static {
     /// Whether new work is accepted.
     fn is_ready(&self) -> bool;
 
+    /// The same, told when it changes: once, when the server closes.
+    fn readiness(&self) -> watch::Receiver<bool>;
+
     /// Writes an upload of at most `max_bytes` to a temporary file of the store's, if not too many are there already.
     async fn stage(&self, upload: Upload, max_bytes: u64) -> Result<Staged>;
 

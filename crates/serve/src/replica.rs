@@ -221,7 +221,12 @@ impl Replica {
 
     /// Whether the model is in memory; a pipeline always is, and its steps are deployments of their own.
     pub fn is_loaded(&self) -> bool {
-        self.served.pipeline.is_some() || self.served.loaded().is_some()
+        self.is_pipeline() || self.served.loaded().is_some()
+    }
+
+    /// Whether it is a pipeline of other deployments.
+    pub fn is_pipeline(&self) -> bool {
+        self.served.pipeline.is_some()
     }
 
     /// What the model takes in memory, in bytes; zero while it is not there.

@@ -11,7 +11,7 @@ use super::App;
 use crate::{ApiError, Code, Result, service::Staged};
 
 /// How long a body may take to come in.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// How many bodies of the largest size may be in memory at once.
 const LARGEST_AT_ONCE: usize = 2;
 /// From this size on, a body needs a share of the memory for all, and work on it goes to a thread of its own.
@@ -21,7 +21,7 @@ const ALIGNMENT: usize = 16;
 
 /// The bounds of all bodies of a server.
 #[derive(Clone)]
-pub(super) struct Bodies {
+pub(crate) struct Bodies {
     max_bytes: usize,
     /// One permit for each byte that may be in memory.
     budget: Arc<Semaphore>,
@@ -36,7 +36,7 @@ pub(super) struct Held {
 
 /// A part of the budget of all bodies. The first [`LARGE_BYTES`] need none, so that large calls, however slow, never keep
 /// small ones out.
-pub(super) struct Share {
+pub(crate) struct Share {
     bodies: Bodies,
     bytes: u64,
     permit: Option<OwnedSemaphorePermit>,
@@ -48,8 +48,13 @@ impl Bodies {
         Bodies { max_bytes, budget: Arc::new(Semaphore::new(budget)) }
     }
 
+    /// The largest body that is taken.
+    pub(crate) fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
     /// How many values an answer may have: as text they are a few times as large as the largest body.
-    pub(super) fn max_answer_values(&self) -> usize {
+    pub(crate) fn max_answer_values(&self) -> usize {
         (self.max_bytes / 4).max(1)
     }
 
@@ -107,11 +112,11 @@ impl Bodies {
     }
 
     /// A share of the budget, which is empty yet.
-    pub(super) fn share(&self) -> Share {
+    pub(crate) fn share(&self) -> Share {
         Share { bodies: self.clone(), bytes: 0, permit: None }
     }
 
-    fn too_large(&self) -> ApiError {
+    pub(crate) fn too_large(&self) -> ApiError {
         let message = format!(
             "the body is larger than {} bytes: send fewer rows, or start the server with a higher --max-body-bytes",
             self.max_bytes
@@ -121,11 +126,16 @@ impl Bodies {
 }
 
 impl Share {
+    /// How many bytes it is for.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes so many bytes more.
     ///
     /// # Errors
     /// More than there are for all; or as many as others leave over.
-    pub(super) fn grow(&mut self, bytes: u64) -> Result<()> {
+    pub(crate) fn grow(&mut self, bytes: u64) -> Result<()> {
         self.bytes = self.bytes.saturating_add(bytes);
         let Bodies { max_bytes, budget } = &self.bodies;
         let due = self.bytes.saturating_sub(LARGE_BYTES as u64);
@@ -203,7 +213,7 @@ pub(super) async fn stage(app: &App, body: Body) -> Result<Staged> {
 }
 
 /// Does work on so many bytes; if they are many, on a thread that may be busy for long.
-pub(super) async fn off_the_runtime<T: Send + 'static>(
+pub(crate) async fn off_the_runtime<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderName, request::Parts},
+    http::{HeaderMap, HeaderName, request::Parts},
 };
 use wattle_serve::{Context, Priority};
 
@@ -28,18 +28,23 @@ impl<S: Send + Sync> FromRequestParts<S> for FromHeaders {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        let header = |name: &HeaderName| match parts.headers.get(name) {
-            None => Ok(None),
-            Some(value) => match value.to_str() {
-                Ok(text) => Ok(Some(text.trim())),
-                Err(_) => Err(ApiError::invalid(format!("the header {name} is no plain text"))),
-            },
-        };
-        let tenant = header(&TENANT)?.map(tenant).transpose()?;
-        let priority = header(&PRIORITY)?.map_or(Ok(Priority::default()), priority)?;
-        let deadline = header(&TIMEOUT_MS)?.map(deadline).transpose()?;
-        Ok(FromHeaders(Context { tenant, priority, deadline }))
+        context(&parts.headers).map(FromHeaders)
     }
+}
+
+/// The context that headers tell, or gRPC's metadata, which are headers too.
+pub(crate) fn context(headers: &HeaderMap) -> Result<Context> {
+    let header = |name: &HeaderName| match headers.get(name) {
+        None => Ok(None),
+        Some(value) => match value.to_str() {
+            Ok(text) => Ok(Some(text.trim())),
+            Err(_) => Err(ApiError::invalid(format!("the header {name} is no plain text"))),
+        },
+    };
+    let tenant = header(&TENANT)?.map(tenant).transpose()?;
+    let priority = header(&PRIORITY)?.map_or(Ok(Priority::default()), priority)?;
+    let deadline = header(&TIMEOUT_MS)?.map(deadline).transpose()?;
+    Ok(Context { tenant, priority, deadline })
 }
 
 fn tenant(text: &str) -> Result<String> {

@@ -24,11 +24,10 @@ use super::{
     context::FromHeaders,
     extract::FromPath,
     observe::{Observed, observe},
-    oip::find_version,
     predict::{Answer, JSON, Written, answer},
 };
 use crate::{
-    ApiError, Result,
+    ApiError, Result, describe,
     json::{Flat, InferInput, InferRequest, RequestedOutput},
 };
 
@@ -53,7 +52,7 @@ pub(super) async fn version_infer(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Observed> {
-    let replica = find_version(&app, &name, &version)?;
+    let replica = describe::find(app.service.as_ref(), &name, &version)?;
     observe(&app, &replica, Protocol::V2, infer_by(&app, &replica, context, &headers, body)).await
 }
 

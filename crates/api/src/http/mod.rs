@@ -16,6 +16,7 @@ mod models;
 mod observe;
 mod oip;
 mod predict;
+mod repository;
 mod server;
 mod watch;
 
@@ -36,10 +37,13 @@ use tower_http::{
     trace::TraceLayer,
 };
 
-use body::Bodies;
 use watch::{Watch, WatchLayer};
 
-use crate::{ApiError, Code, Service, traces::Traces};
+pub(crate) use self::{
+    body::{Bodies, Share, TIME_LIMIT, off_the_runtime},
+    context::context,
+};
+use crate::{ApiError, Code, Service, grpc, traces::Traces};
 
 /// What the server accepts at most.
 #[derive(Debug, Clone)]
@@ -69,6 +73,7 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
     let bodies = Bodies::new(limits.max_body_bytes);
     let hosts: Arc<Option<Vec<String>>> = Arc::new(limits.hosts);
     let watch = Arc::new(Watch::new(traces));
+    let grpc = grpc::router(&service, &bodies);
     let app = App { service, bodies, max_upload_bytes: limits.max_upload_bytes, watch: Arc::clone(&watch) };
     let request_id = HeaderName::from_static("x-request-id");
     Router::new()
@@ -110,14 +115,23 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
         .route("/v2/models/{deployment}/versions/{version}", get(oip::version_metadata))
         .route("/v2/models/{deployment}/versions/{version}/ready", get(oip::version_ready))
         .route("/v2/models/{deployment}/versions/{version}/infer", post(infer::version_infer))
+        .route("/v2/models/{deployment}/config", get(repository::config))
+        .route("/v2/models/{deployment}/versions/{version}/config", get(repository::version_config))
+        .route("/v2/models/stats", get(repository::all_statistics))
+        .route("/v2/models/{deployment}/stats", get(repository::statistics))
+        .route("/v2/models/{deployment}/versions/{version}/stats", get(repository::version_statistics))
+        .route("/v2/repository/index", post(repository::index))
+        .route("/v2/repository/models/{deployment}/load", post(repository::load))
+        .route("/v2/repository/models/{deployment}/unload", post(repository::unload))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
+        .merge(grpc)
         // Uploads are bounded where they are staged, and all other bodies in `Bodies`.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(hosts, refuse_other_sites))
         .layer(middleware::from_fn(drain::hear_out))
-        .layer(CatchPanicLayer::custom(|payload: Box<dyn std::any::Any + Send>| panicked(payload.as_ref())))
+        .layer(CatchPanicLayer::custom(|payload: Box<dyn std::any::Any + Send>| panic_error(payload.as_ref()).into_response()))
         .layer(WatchLayer(watch))
         .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(()).on_failure(()))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
@@ -193,10 +207,11 @@ fn span(request: &Request) -> tracing::Span {
     tracing::error_span!("request", id, method = %request.method(), path = request.uri().path())
 }
 
-fn panicked(payload: &(dyn std::any::Any + Send)) -> Response {
+/// What the caller of a handler that panicked is told.
+pub(crate) fn panic_error(payload: &(dyn std::any::Any + Send)) -> ApiError {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    ApiError::internal(format!("panicked: {text}")).into_response()
+    ApiError::internal(format!("panicked: {text}"))
 }
 
 async fn not_found(uri: Uri) -> ApiError {

@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, header},
 };
 use http_body::{Frame, SizeHint};
-use wattle_core::{Name, TensorSpec};
+use wattle_core::Name;
 use wattle_engine::Tensor;
 use wattle_serve::{
     Call, Context, Prediction, Replica,
@@ -28,7 +28,8 @@ use super::{
     observe::{Observed, observe},
 };
 use crate::{
-    ApiError, Code, Result,
+    ApiError, Result,
+    answer::{check_answer, cost},
     json::{Outputs, inputs_from_json},
 };
 
@@ -130,36 +131,10 @@ impl HttpBody for Pieces {
     }
 }
 
-/// A small body can have a large answer; one that would be too large is refused before it is computed.
-fn check_answer(replica: &Replica, inputs: &[Tensor], max_values: usize) -> Result<()> {
-    let rows = inputs.iter().map(Tensor::rows).max().unwrap_or(0);
-    let width = |spec: &TensorSpec| {
-        spec.shape.iter().skip(1).fold(1_usize, |width, size| width.saturating_mul(usize::try_from(*size).unwrap_or(1)))
-    };
-    let widths = replica.signature().outputs.iter().map(width).fold(0_usize, usize::saturating_add);
-    let values = rows.saturating_mul(widths);
-    if values <= max_values {
-        return Ok(());
-    }
-    let message =
-        format!("the answer would have {values} values, and {max_values} is the most: send fewer rows in a call");
-    Err(ApiError::new(Code::TooLarge, message))
-}
-
 /// What the call cost, and which version answered.
 fn cost_headers(prediction: &Prediction) -> HeaderMap {
-    let energy = &prediction.usage.energy;
-    let texts = [
-        ("x-wattle-model", prediction.model.to_string()),
-        ("x-wattle-cpu-seconds", format!("{:.9}", prediction.usage.cpu_seconds)),
-        ("x-wattle-energy-joules", format!("{:.9}", energy.joules)),
-        ("x-wattle-energy-joules-low", format!("{:.9}", energy.joules_low)),
-        ("x-wattle-energy-joules-high", format!("{:.9}", energy.joules_high)),
-        ("x-wattle-energy-label", energy.label.to_string()),
-        ("x-wattle-energy-source", energy.source.clone()),
-    ];
     let header = |(name, text): (&'static str, String)| {
         HeaderValue::from_str(&text).ok().map(|value| (HeaderName::from_static(name), value))
     };
-    texts.into_iter().filter_map(header).collect()
+    cost(prediction).into_iter().filter_map(header).collect()
 }

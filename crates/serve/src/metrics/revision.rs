@@ -3,7 +3,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use wattle_core::{Activity, Label, Usage};
@@ -59,6 +59,7 @@ pub struct RevisionMetrics {
     loads_failed: AtomicU64,
     evictions: [AtomicU64; 5],
     refusals: [AtomicU64; 4],
+    answered_at_ms: AtomicU64,
     expired: AtomicU64,
     cancelled: AtomicU64,
     calls: Spent,
@@ -100,6 +101,7 @@ impl RevisionMetrics {
             loads_failed: AtomicU64::new(0),
             evictions: Default::default(),
             refusals: Default::default(),
+            answered_at_ms: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             calls: Spent::default(),
@@ -160,6 +162,11 @@ impl RevisionMetrics {
     /// How long answered calls by a protocol took as a whole.
     pub fn durations(&self, protocol: Protocol) -> &Histogram {
         &self.durations[protocol as usize]
+    }
+
+    /// When a call was last answered, in milliseconds since 1970; `None` before the first.
+    pub fn answered_at_ms(&self) -> Option<u64> {
+        Some(self.answered_at_ms.load(Relaxed)).filter(|at| *at > 0)
     }
 
     /// How long each phase of answered calls took.
@@ -260,6 +267,8 @@ impl Observation {
         phases.read = whole.saturating_sub(phases.lengths().iter().sum());
         self.metrics.codes[self.protocol as usize].count(code);
         self.metrics.durations[self.protocol as usize].add_time(whole);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.metrics.answered_at_ms.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
         for (histogram, length) in self.metrics.phases.iter().zip(phases.lengths()) {
             histogram.add_time(length);
         }
@@ -296,6 +305,7 @@ mod tests {
         let phases = observation.answered(200, phases);
         assert_eq!(phases.compute, Duration::from_millis(3));
         assert_eq!((metrics.in_flight.get(), metrics.calls_cancelled()), (0, 0));
+        assert!(metrics.answered_at_ms().is_some());
         assert_eq!(metrics.requests(Protocol::V2), [(200, 1)]);
         assert!(metrics.requests(Protocol::Grpc).is_empty());
         assert_eq!(metrics.durations(Protocol::V2).distribution().unwrap().count, 1);

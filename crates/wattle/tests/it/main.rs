@@ -10,6 +10,7 @@ mod data;
 mod deploy;
 mod disk;
 mod docs;
+mod grpc;
 mod jobs;
 mod load;
 mod logs;
