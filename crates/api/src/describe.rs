@@ -248,7 +248,8 @@ impl Statistics {
             codes.filter(move |(code, _)| failed(protocol, *code)).map(|(_, count)| count)
         });
         let success = Protocol::ALL.map(|protocol| times(metrics.durations(protocol))).into_iter();
-        let success = success.fold(Times::default(), |all, one| Times { count: all.count + one.count, ns: all.ns + one.ns });
+        let success =
+            success.fold(Times::default(), |all, one| Times { count: all.count + one.count, ns: all.ns + one.ns });
         let resident = u64::try_from(metrics.resident_bytes.get()).unwrap_or(0);
         let memory = MemoryUsage { kind: "CPU", id: 0, byte_size: resident };
         Statistics {
@@ -337,12 +338,7 @@ pub(crate) async fn index(service: &dyn Service, only_ready: bool) -> Result<Vec
             None if status.loaded => ("READY", String::new()),
             None => ("READY", "not in memory: the first call loads it".into()),
         };
-        IndexEntry {
-            name: status.deployment.name,
-            version: status.deployment.version.to_string(),
-            state,
-            reason,
-        }
+        IndexEntry { name: status.deployment.name, version: status.deployment.version.to_string(), state, reason }
     });
     Ok(entries.filter(|entry| !only_ready || entry.state == "READY").collect())
 }

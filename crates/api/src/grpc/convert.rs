@@ -54,7 +54,12 @@ pub(super) fn wanted_outputs(signature: &Signature, requested: &[InferRequestedO
 }
 
 /// An answer with the wanted outputs as raw bytes, and its cost as parameters.
-pub(super) fn response(name: &Name, id: String, wanted: &[usize], prediction: Prediction) -> Result<ModelInferResponse> {
+pub(super) fn response(
+    name: &Name,
+    id: String,
+    wanted: &[usize],
+    prediction: Prediction,
+) -> Result<ModelInferResponse> {
     let parameters = cost(&prediction).into_iter().map(|(name, text)| (name.to_owned(), text_parameter(text)));
     let mut response = ModelInferResponse {
         model_name: name.to_string(),
@@ -162,9 +167,11 @@ fn texts(name: &str, values: Vec<Vec<u8>>) -> Result<Vec<String>> {
 
 fn shape(name: &str, sizes: &[i64]) -> Result<Vec<usize>> {
     let size = |size: &i64| usize::try_from(*size);
-    sizes.iter().map(size).collect::<std::result::Result<_, _>>().map_err(|_| {
-        ApiError::invalid(format!("input {name:?} has the shape {sizes:?}: a size cannot be negative"))
-    })
+    sizes
+        .iter()
+        .map(size)
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|_| ApiError::invalid(format!("input {name:?} has the shape {sizes:?}: a size cannot be negative")))
 }
 
 /// Triton's clients may name a region of its machine's memory in place of values.

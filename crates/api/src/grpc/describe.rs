@@ -38,7 +38,9 @@ impl From<Config> for proto::ModelConfig {
             max_batch_size: i32::try_from(config.max_batch_size).unwrap_or(i32::MAX),
             input: config.input.into_iter().map(Into::into).collect(),
             output: config.output.into_iter().map(Into::into).collect(),
-            scheduling_choice: config.dynamic_batching.map(|batching| SchedulingChoice::DynamicBatching(batching.into())),
+            scheduling_choice: config
+                .dynamic_batching
+                .map(|batching| SchedulingChoice::DynamicBatching(batching.into())),
             instance_group: config.instance_group.into_iter().map(Into::into).collect(),
             default_model_filename: config.default_model_filename.into(),
             parameters: parameters

@@ -106,7 +106,8 @@ pub(super) fn context(metadata: &MetadataMap) -> Result<Context> {
     let mut context = http::context(metadata.as_ref())?;
     if let Some(value) = metadata.get("grpc-timeout") {
         let timeout = value.to_str().ok().and_then(timeout);
-        let timeout = timeout.ok_or_else(|| ApiError::invalid("grpc-timeout must be a number and a unit, as in 100m"))?;
+        let timeout =
+            timeout.ok_or_else(|| ApiError::invalid("grpc-timeout must be a number and a unit, as in 100m"))?;
         let deadline = Instant::now().checked_add(timeout);
         context.deadline = context.deadline.into_iter().chain(deadline).min();
     }
@@ -212,7 +213,11 @@ impl GrpcInferenceService for Inference {
         let proto::ModelStatisticsRequest { name, version } = request.into_inner();
         let statistics = match name.is_empty() {
             true => describe::all_statistics(self.service.as_ref()).await?,
-            false => vec![describe::Statistics::of(&*describe::find(self.service.as_ref(), &name.parse().map_err(ApiError::from)?, &version)?)],
+            false => vec![describe::Statistics::of(&*describe::find(
+                self.service.as_ref(),
+                &name.parse().map_err(ApiError::from)?,
+                &version,
+            )?)],
         };
         let model_stats = statistics.into_iter().map(Into::into).collect();
         Ok(Response::new(proto::ModelStatisticsResponse { model_stats }))

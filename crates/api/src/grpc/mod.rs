@@ -37,8 +37,7 @@ const COMPRESSION: [CompressionEncoding; 3] =
 /// The routes of all gRPC services.
 pub(crate) fn router(service: &Arc<dyn Service>, bodies: &Bodies) -> Router {
     let inference = Inference { service: Arc::clone(service), bodies: bodies.clone() };
-    let mut inference =
-        GrpcInferenceServiceServer::new(inference).max_decoding_message_size(bodies.max_bytes());
+    let mut inference = GrpcInferenceServiceServer::new(inference).max_decoding_message_size(bodies.max_bytes());
     for encoding in COMPRESSION {
         inference = inference.accept_compressed(encoding).send_compressed(encoding);
     }

@@ -131,7 +131,9 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(hosts, refuse_other_sites))
         .layer(middleware::from_fn(drain::hear_out))
-        .layer(CatchPanicLayer::custom(|payload: Box<dyn std::any::Any + Send>| panic_error(payload.as_ref()).into_response()))
+        .layer(CatchPanicLayer::custom(|payload: Box<dyn std::any::Any + Send>| {
+            panic_error(payload.as_ref()).into_response()
+        }))
         .layer(WatchLayer(watch))
         .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(()).on_failure(()))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))

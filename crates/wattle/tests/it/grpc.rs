@@ -157,7 +157,10 @@ fn typed_and_raw_contents_are_the_same_call() {
     calls(&server, async |channel| {
         let mut client = Client::new(channel);
         let typed = client.model_infer(founding("q-7", &[1.0, 2.0])).await.unwrap().into_inner();
-        assert_eq!((typed.model_name.as_str(), typed.model_version.as_str(), typed.id.as_str()), ("founding", "1", "q-7"));
+        assert_eq!(
+            (typed.model_name.as_str(), typed.model_version.as_str(), typed.id.as_str()),
+            ("founding", "1", "q-7")
+        );
         assert_eq!(typed.outputs[0].shape, [2, 1]);
         assert_eq!(numbers(&typed, "y_pred"), [3.0, 5.0]);
         let raw = client.model_infer(founding_raw(&[1.0, 2.0])).await.unwrap().into_inner();
@@ -229,7 +232,9 @@ fn what_is_wrong_is_told_with_tritons_codes() {
         (change(&|request| request.inputs[0].name = "z".into()), Code::InvalidArgument, "\"z\""),
         (change(&|request| request.inputs.clear()), Code::InvalidArgument, "\"x\" is absent"),
         (
-            change(&|request| request.outputs = vec![InferRequestedOutputTensor { name: "y".into(), ..Default::default() }]),
+            change(&|request| {
+                request.outputs = vec![InferRequestedOutputTensor { name: "y".into(), ..Default::default() }]
+            }),
             Code::InvalidArgument,
             "unknown output \"y\": the model has y_pred",
         ),
@@ -245,7 +250,11 @@ fn what_is_wrong_is_told_with_tritons_codes() {
             Code::Unimplemented,
             "shared memory",
         ),
-        (ModelInferRequest { raw_input_contents: vec![vec![0; 7].into()], ..founding_raw(&[1.0]) }, Code::InvalidArgument, "7 bytes"),
+        (
+            ModelInferRequest { raw_input_contents: vec![vec![0; 7].into()], ..founding_raw(&[1.0]) },
+            Code::InvalidArgument,
+            "7 bytes",
+        ),
     ];
     calls(&server, async |channel| {
         let mut client = Client::new(channel);
@@ -294,17 +303,16 @@ fn a_stream_answers_every_request_and_survives_wrong_ones() {
             _ => founding(&number.to_string(), &[number as f64]),
         });
         let requests: Vec<_> = requests.collect();
-        let mut answers = Client::new(channel)
-            .model_stream_infer(tokio_stream::iter(requests))
-            .await
-            .unwrap()
-            .into_inner();
+        let mut answers =
+            Client::new(channel).model_stream_infer(tokio_stream::iter(requests)).await.unwrap().into_inner();
         let mut answered = vec![false; CALLS];
         while let Some(answer) = answers.message().await.unwrap() {
             let response = answer.infer_response.unwrap();
             let number: usize = response.id.parse().unwrap();
             match number % 10 {
-                3 => assert!(answer.error_message.contains("there is no deployment nobody"), "{}", answer.error_message),
+                3 => {
+                    assert!(answer.error_message.contains("there is no deployment nobody"), "{}", answer.error_message)
+                }
                 _ => assert_eq!(numbers(&response, "y_pred"), [2.0 * number as f64 + 1.0]),
             }
             assert!(!std::mem::replace(&mut answered[number], true), "{number} was answered twice");
@@ -401,7 +409,10 @@ fn reflection_tells_the_contracts() {
             panic!("no list");
         };
         let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
-        assert!(names.contains(&"inference.GRPCInferenceService") && names.contains(&"grpc.health.v1.Health"), "{names:?}");
+        assert!(
+            names.contains(&"inference.GRPCInferenceService") && names.contains(&"grpc.health.v1.Health"),
+            "{names:?}"
+        );
         let MessageResponse::FileDescriptorResponse(file) =
             answers.message().await.unwrap().unwrap().message_response.unwrap()
         else {
