@@ -260,6 +260,32 @@ impl Data {
         }
     }
 
+    /// As many elements of the same type: fractions far above or far below these, and what a graph may look up somewhere in
+    /// the reverse order.
+    pub(crate) fn far_from(&self, above: bool) -> Data {
+        let far = |value: f64| {
+            let size = if value.is_finite() { value.abs() } else { 1.0 };
+            if above { 3.3 * size + 2.7 } else { -2.1 * size - 1.3 }
+        };
+        fn each<T: Copy>(values: &[T], far: impl Fn(T) -> T) -> Values<T> {
+            values.iter().map(|value| far(*value)).collect::<Vec<T>>().into()
+        }
+        match self {
+            Data::Fp16(values) => Data::Fp16(each(values, |value| f16::from_f64(far(value.to_f64())))),
+            Data::Bf16(values) => Data::Bf16(each(values, |value| bf16::from_f64(far(value.to_f64())))),
+            Data::Fp32(values) => Data::Fp32(each(values, |value| far(f64::from(value)) as f32)),
+            Data::Fp64(values) => Data::Fp64(each(values, far)),
+            others => {
+                let mut reversed = others.clone();
+                with_numbers!(&mut reversed, numbers => numbers.as_vec_mut().reverse(), {
+                    Bool(flags) => flags.reverse(),
+                    Bytes(texts) => texts.reverse(),
+                });
+                reversed
+            }
+        }
+    }
+
     /// The position of the first element that stands for a missing value: NaN, or an empty text.
     pub(crate) fn first_missing(&self) -> Option<usize> {
         match self {

@@ -78,6 +78,13 @@ impl Tensor {
         Tensor { name: self.name.clone(), shape, data: self.data.part(first * width, count * width) }
     }
 
+    /// Other rows of the same shape, for trying out whether a graph lets rows see each other: fractions far above these or
+    /// far below, and everything else in the reverse order.
+    #[must_use]
+    pub fn far_from(&self, above: bool) -> Tensor {
+        Tensor { name: self.name.clone(), shape: self.shape.clone(), data: self.data.far_from(above) }
+    }
+
     /// Whether both are the same but for a relative difference of numbers.
     pub fn is_close_to(&self, other: &Tensor, tolerance: f64) -> bool {
         self.shape == other.shape && self.data.is_close_to(&other.data, tolerance)

@@ -104,6 +104,25 @@ async fn a_model_whose_rows_see_each_other_is_not_batched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_batch_of_equal_calls_hides_no_rows_that_see_each_other() {
+    for (name, operator) in [("largest", "ReduceMax"), ("smallest", "ReduceMin"), ("mean", "ReduceMean")] {
+        let place = Arc::new(place(patient(4)).await);
+        let mut graph = GraphBuilder::new(name);
+        graph.input(&rows("x", Datatype::Fp64));
+        graph.output(&rows("y", Datatype::Fp64));
+        let all = graph.node(operator, &["x"], &[]);
+        graph.node_to("y", "Sub", &["x", &all], &[]);
+        place.deploy_model(name, &graph.finish(), false).await;
+        for value in [7.0, 8.0] {
+            for answer in together(&place, name, vec![x(&[value]); 4]).await {
+                assert_eq!(values(&answer.unwrap()), [0.0], "{name}");
+            }
+        }
+        assert_eq!(place.replica(name).max_batch_rows(), 1, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_batch_dimension_turns_batching_off() {
     let place = place(patient(4)).await;
     let fixed = |name: &str| TensorSpec { shape: vec![1, 1], ..rows(name, Datatype::Fp64) };
