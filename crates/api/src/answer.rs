@@ -1,5 +1,7 @@
 //! What every answer needs, whatever its protocol.
 
+use std::collections::HashSet;
+
 use wattle_core::TensorSpec;
 use wattle_engine::Tensor;
 use wattle_serve::{Prediction, Replica};
@@ -20,6 +22,15 @@ pub(crate) fn check_answer(replica: &Replica, inputs: &[Tensor], max_values: usi
     let message =
         format!("the answer would have {values} values, and {max_values} is the most: send fewer rows in a call");
     Err(ApiError::new(Code::TooLarge, message))
+}
+
+/// An output may be large and its name is short, so that a small body could ask for any amount of it: each once at most.
+pub(crate) fn check_wanted<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut asked = HashSet::new();
+    match names.find(|name| !asked.insert(*name)) {
+        None => Ok(()),
+        Some(twice) => Err(ApiError::invalid(format!("output {twice:?} is asked for twice: ask for it once"))),
+    }
 }
 
 /// What the call cost, and which version answered: names and texts, which REST has as headers and gRPC as parameters.

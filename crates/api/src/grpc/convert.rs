@@ -13,7 +13,10 @@ use super::proto::{
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     model_infer_response::InferOutputTensor,
 };
-use crate::{ApiError, Code, Result, answer::cost};
+use crate::{
+    ApiError, Code, Result,
+    answer::{check_wanted, cost},
+};
 
 /// The inputs of a call, all as raw bytes or all as typed contents.
 ///
@@ -38,6 +41,7 @@ pub(super) fn wanted_outputs(signature: &Signature, requested: &[InferRequestedO
     if requested.is_empty() {
         return Ok((0..signature.outputs.len()).collect());
     }
+    check_wanted(requested.iter().map(|output| output.name.as_str()))?;
     let wanted = |output: &InferRequestedOutputTensor| {
         let name = &output.name;
         refuse_shared_memory("output", name, &output.parameters)?;
@@ -69,11 +73,8 @@ pub(super) fn response(
         ..ModelInferResponse::default()
     };
     let mut computed: Vec<Option<Tensor>> = prediction.outputs.into_iter().map(Some).collect();
-    for (position, index) in wanted.iter().enumerate() {
-        // An output that is asked for twice is copied.
-        let again = wanted[position + 1..].contains(index);
-        let slot = computed.get_mut(*index);
-        let tensor = slot.and_then(|slot| if again { slot.clone() } else { slot.take() });
+    for index in wanted {
+        let tensor = computed.get_mut(*index).and_then(Option::take);
         let Tensor { name, shape, data } = tensor.ok_or_else(|| ApiError::internal("an output is absent"))?;
         response.outputs.push(InferOutputTensor {
             name,

@@ -3,7 +3,7 @@
 //! Sources: the protocol's specification (`open-inference-protocol`, inference_rest) and its binary tensor data extension as
 //! Triton Inference Server documents it (`protocol/extension_binary_data.md`).
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     body::{Body, Bytes},
@@ -27,7 +27,9 @@ use super::{
     predict::{Answer, JSON, Written, answer},
 };
 use crate::{
-    ApiError, Result, describe,
+    ApiError, Result,
+    answer::check_wanted,
+    describe,
     json::{Flat, InferInput, InferRequest, RequestedOutput},
 };
 
@@ -217,11 +219,7 @@ fn wanted_outputs(
         }
         Ok(Wanted { index, binary: flag(&output.parameters, "binary_data")?.unwrap_or(all_binary) })
     };
-    // An output may be large and its name is short, so that a small body could ask for any amount of it.
-    let mut asked = HashSet::new();
-    if let Some(twice) = requested.iter().find(|output| !asked.insert(output.name.as_str())) {
-        return Err(ApiError::invalid(format!("output {:?} is asked for twice: ask for it once", twice.name)));
-    }
+    check_wanted(requested.iter().map(|output| output.name.as_str()))?;
     requested.iter().map(wanted).collect()
 }
 
