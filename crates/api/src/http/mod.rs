@@ -15,6 +15,7 @@ mod mlflow;
 mod models;
 mod observe;
 mod oip;
+mod openapi;
 mod predict;
 mod repository;
 mod server;
@@ -79,6 +80,10 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
     Router::new()
         .route("/", get(server::welcome))
         .route("/metrics", get(metrics::show))
+        .route("/openapi.json", get(openapi::show))
+        .route("/docs", get(openapi::page))
+        .route("/docs/page.js", get(openapi::script))
+        .route("/docs/page.css", get(openapi::style))
         .route("/api/v1/server", get(server::info))
         .route("/api/v1/usage", get(server::usage))
         .route("/api/v1/gc", post(server::collect_garbage))

@@ -12,6 +12,7 @@ pub(super) async fn welcome(State(app): State<App>) -> Json<Value> {
     Json(json!({
         "name": info.name,
         "version": info.version,
+        "description": ["GET /openapi.json", "GET /docs"],
         "predict": ["POST /predict", "POST /models/{deployment}/predict"],
         "open_inference_protocol": ["GET /v2", "GET /v2/models/{deployment}", "POST /v2/models/{deployment}/infer"],
         "mlflow": ["POST /invocations", "POST /models/{deployment}/invocations", "GET /ping", "GET /version"],

@@ -1,0 +1,77 @@
+//! The Open Inference Protocol over REST.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{
+    calls::{COST, FAILURES, context},
+    operation::{Operation, named},
+};
+use crate::Code;
+
+const TAG: &str = "open inference protocol";
+
+const NOT_FOUND: [(Code, &str); 1] = [(Code::NotFound, "There is no such deployment, or it serves another version.")];
+
+pub(super) fn operations() -> Vec<Operation> {
+    let ready = json!({"type": "object", "properties": {"ready": {"type": "boolean"}}, "required": ["ready"]});
+    let live = json!({"type": "object", "properties": {"live": {"type": "boolean"}}, "required": ["live"]});
+    let mut all = vec![
+        Operation::new("get", "/v2", TAG, "The server's name, version and extensions").answers(
+            StatusCode::OK,
+            "The server.",
+            &named("V2Server"),
+        ),
+        Operation::new("get", "/v2/health/live", TAG, "Whether the server runs").answers(
+            StatusCode::OK,
+            "It does.",
+            &live,
+        ),
+        Operation::new("get", "/v2/health/ready", TAG, "Whether calls are taken")
+            .answers(StatusCode::OK, "They are.", &ready)
+            .answers(StatusCode::SERVICE_UNAVAILABLE, "The server shuts down.", &ready),
+    ];
+    for path in ["/v2/models/{deployment}", "/v2/models/{deployment}/versions/{version}"] {
+        let under = |rest: &str| format!("{path}{rest}");
+        all.push(
+            Operation::new("get", path, TAG, "A model's inputs and outputs")
+                .answers(StatusCode::OK, "The metadata.", &named("V2Model"))
+                .fails(&NOT_FOUND),
+        );
+        all.push(
+            Operation::new("get", &under("/ready"), TAG, "Whether a model can be called")
+                .says("A model that is not in memory is ready: its first call loads it.")
+                .answers(StatusCode::OK, "It can.", &named("V2Ready"))
+                .fails(&NOT_FOUND)
+                .fails(&[(Code::Unavailable, "The server shuts down.")]),
+        );
+        all.push(infer(&under("/infer")));
+    }
+    all
+}
+
+fn infer(path: &str) -> Operation {
+    let length = json!({"type": "integer", "minimum": 0});
+    let example = json!({
+        "inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [1.0]}],
+        "outputs": [{"name": "y_pred"}],
+    });
+    let binary = json!({"type": "string", "contentMediaType": "application/octet-stream"});
+    context(Operation::new("post", path, TAG, "Infer"))
+        .says(
+            "With the binary tensor extension the body is this JSON and, behind it, the tensors' little-endian bytes in their order; the header says how many \
+             bytes are JSON. A header of 0 means that the body is the only input as it is.",
+        )
+        .header("inference-header-content-length", &length, "how many bytes of the body are JSON; all, when absent")
+        .takes_any(
+            true,
+            &[
+                ("application/json", named("V2Request"), example),
+                ("application/octet-stream", binary.clone(), Value::Null),
+            ],
+        )
+        .answers(StatusCode::OK, "The outputs; in binary, where the request asked for that.", &named("V2Response"))
+        .or_as(StatusCode::OK, "application/octet-stream", &binary)
+        .with_headers(&COST)
+        .fails(&FAILURES)
+}

@@ -1,0 +1,295 @@
+//! What bodies and answers look like.
+
+use serde_json::{Map, Value, json};
+
+use super::operation::{list_of, named};
+
+/// Every schema by its name.
+pub(super) fn all() -> Map<String, Value> {
+    let groups = [names(), deployments(), models(), training(), tables(), usage(), open_inference(), mlflow()];
+    groups.into_iter().flatten().map(|(name, schema)| (name.to_owned(), schema)).collect()
+}
+
+type Schemas = Vec<(&'static str, Value)>;
+
+/// An object with these keys, of which those marked `?` may be absent. It may have more.
+fn object(keys: &[(&str, Value)]) -> Value {
+    let required: Vec<&str> = keys.iter().filter(|(key, _)| !key.ends_with('?')).map(|(key, _)| *key).collect();
+    let properties: Map<String, Value> =
+        keys.iter().map(|(key, schema)| (key.trim_end_matches('?').to_owned(), schema.clone())).collect();
+    json!({"type": "object", "properties": properties, "required": required})
+}
+
+/// The same with all keys of another schema.
+fn extends(name: &str, keys: &[(&str, Value)]) -> Value {
+    json!({"allOf": [named(name), object(keys)]})
+}
+
+fn of(kind: &str) -> Value {
+    json!({"type": kind})
+}
+
+fn or_null(kind: &str) -> Value {
+    json!({"type": [kind, "null"]})
+}
+
+fn or_none(name: &str) -> Value {
+    json!({"oneOf": [named(name), {"type": "null"}]})
+}
+
+fn described(mut schema: Value, description: &str) -> Value {
+    schema["description"] = description.into();
+    schema
+}
+
+fn count() -> Value {
+    json!({"type": "integer", "minimum": 0})
+}
+
+fn time() -> Value {
+    json!({"type": "string", "format": "date-time"})
+}
+
+fn names() -> Schemas {
+    vec![
+        ("Error", object(&[("error", described(of("string"), "what is wrong and what to do next"))])),
+        ("Name", json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "examples": ["line"]})),
+        (
+            "Reference",
+            json!({"type": "string", "description": "a model, a version of it, or an alias: `line`, `line:3`, `line@champion`", "examples": ["line"]}),
+        ),
+        ("Digest", json!({"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"})),
+    ]
+}
+
+fn deployments() -> Schemas {
+    let deployment = object(&[
+        ("name", named("Name")),
+        ("model", named("Name")),
+        ("version", count()),
+        ("reference", described(named("Reference"), "what was asked for")),
+        ("default", described(of("boolean"), "whether calls that name no deployment go here")),
+        ("created_at", time()),
+    ]);
+    let status = extends(
+        "Deployment",
+        &[
+            ("loaded", described(of("boolean"), "whether the model is in memory; otherwise the first call loads it")),
+            ("error?", described(of("string"), "why it cannot be loaded")),
+            ("requests", count()),
+            ("failures", count()),
+            ("in_flight", count()),
+            ("mean_compute_ms", or_null("number")),
+            ("load_ms", or_null("number")),
+            ("resident_bytes", count()),
+            ("isolation", json!({"type": "string", "enum": ["thread", "process"]})),
+            ("limited_by?", of("string")),
+        ],
+    );
+    let mut request = object(&[
+        ("model", named("Reference")),
+        ("name?", described(named("Name"), "the model's, when absent")),
+        ("default?", described(of("boolean"), "whether calls that name no deployment go here")),
+    ]);
+    request["additionalProperties"] = false.into();
+    vec![("Deployment", deployment), ("DeploymentStatus", status), ("DeploymentRequest", request)]
+}
+
+fn models() -> Schemas {
+    let file = || json!({"type": "string", "contentMediaType": "application/octet-stream"});
+    let datatypes = [
+        "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32",
+        "FP64", "BYTES",
+    ];
+    let model = object(&[
+        ("name", named("Name")),
+        ("created_at", time()),
+        ("latest", count()),
+        ("versions", json!({"type": "array", "items": count()})),
+        ("aliases", json!({"type": "object", "additionalProperties": count()})),
+    ]);
+    let version = object(&[
+        ("model", named("Name")),
+        ("version", count()),
+        ("format", of("string")),
+        ("digest", named("Digest")),
+        ("bytes", count()),
+        ("signature", named("Signature")),
+        ("resident_bytes?", count()),
+        ("algorithm", or_null("string")),
+        ("parameters", json!({"description": "as they were resolved"})),
+        ("data", json!({"type": ["object", "null"], "description": "what it was trained on"})),
+        ("metrics", json!({})),
+        ("software", of("string")),
+        ("training", json!({"type": ["object", "null"], "description": "what its training cost"})),
+        ("parent", or_none("VersionId")),
+        ("created_at", time()),
+    ]);
+    let change =
+        object(&[("alias", named("Name")), ("from", or_null("integer")), ("to", or_null("integer")), ("at", time())]);
+    vec![
+        ("Model", model),
+        ("ModelVersion", version),
+        ("VersionId", object(&[("model", named("Name")), ("version", count())])),
+        ("Signature", object(&[("inputs", list_of("TensorSpec")), ("outputs", list_of("TensorSpec"))])),
+        (
+            "TensorSpec",
+            object(&[
+                ("name", of("string")),
+                ("datatype", named("Datatype")),
+                (
+                    "shape",
+                    described(json!({"type": "array", "items": {"type": "integer"}}), "-1 where any size will do"),
+                ),
+                ("missing?", described(of("boolean"), "whether a value may be missing")),
+            ]),
+        ),
+        ("Datatype", json!({"type": "string", "enum": datatypes})),
+        ("ModelFiles", object(&[("model?", file()), ("coef?", file()), ("intercept?", file())])),
+        (
+            "AliasTarget",
+            json!({"type": "object", "properties": {"version": {"type": "integer", "minimum": 1, "maximum": 4_294_967_295_u64}}, "required": ["version"], "additionalProperties": false}),
+        ),
+        ("AliasChange", change),
+    ]
+}
+
+fn training() -> Schemas {
+    let states = ["queued", "running", "succeeded", "failed", "cancelled", "interrupted"];
+    let job = object(&[
+        ("id", json!({"type": "string", "format": "uuid"})),
+        ("spec", of("object")),
+        ("model", named("Name")),
+        ("state", json!({"type": "string", "enum": states})),
+        (
+            "progress",
+            json!({"type": ["object", "null"], "description": "stage, iteration, loss, rows a second, seconds left"}),
+        ),
+        ("error", or_null("string")),
+        ("result", or_none("VersionId")),
+        ("cpu_seconds", of("number")),
+        ("energy", or_none("Energy")),
+        ("created_at", time()),
+        ("started_at", json!({"type": ["string", "null"], "format": "date-time"})),
+        ("finished_at", json!({"type": ["string", "null"], "format": "date-time"})),
+    ]);
+    vec![("Job", job)]
+}
+
+fn tables() -> Schemas {
+    let dataset = object(&[
+        ("name", named("Name")),
+        ("digest", named("Digest")),
+        ("rows", count()),
+        ("bytes", count()),
+        ("source", of("string")),
+        ("reading?", described(of("object"), "how its file was read otherwise than inferred")),
+        ("created_at", time()),
+        ("schema", object(&[("columns", list_of("Column"))])),
+    ]);
+    let column = object(&[
+        ("name", of("string")),
+        ("kind", json!({"type": "string", "enum": ["number", "category"]})),
+        ("missing", count()),
+        ("distinct?", count()),
+        ("range?", json!({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2})),
+    ]);
+    let warnings =
+        described(json!({"type": "array", "items": {"type": "string"}}), "what looks like a slip in the file");
+    vec![("Dataset", dataset), ("Column", column), ("AddedDataset", extends("Dataset", &[("warnings?", warnings)]))]
+}
+
+fn usage() -> Schemas {
+    let energy = object(&[
+        ("joules_low", of("number")),
+        ("joules", of("number")),
+        ("joules_high", of("number")),
+        ("label", named("Label")),
+        ("source", of("string")),
+    ]);
+    let range = || described(json!({}), "low, likely, high");
+    let sensor = object(&[
+        ("source", of("string")),
+        ("label", named("Label")),
+        ("static_watts", range()),
+        ("dynamic_watts_per_cpu", range()),
+    ]);
+    let server = object(&[("name", of("string")), ("version", of("string")), ("sensor", sensor), ("cpus", count())]);
+    let line = object(&[
+        ("key", or_null("string")),
+        ("activity", described(of("string"), "what it was used for")),
+        ("requests", count()),
+        ("rows", count()),
+        ("cpu_seconds", of("number")),
+        ("energy", named("Energy")),
+    ]);
+    vec![
+        ("Energy", energy),
+        (
+            "Label",
+            json!({"type": "string", "description": "where joules come from", "examples": ["measured", "estimated"]}),
+        ),
+        ("Server", server),
+        ("UsageLine", line),
+        ("Collected", object(&[("blobs", count()), ("bytes", count())])),
+    ]
+}
+
+fn open_inference() -> Schemas {
+    let parameters = || described(of("object"), "what else is said of it");
+    let shape = || json!({"type": "array", "items": {"type": "integer", "minimum": 0}});
+    let tensor = object(&[
+        ("name", of("string")),
+        ("shape", shape()),
+        ("datatype", named("Datatype")),
+        ("parameters?", parameters()),
+        (
+            "data?",
+            described(of("array"), "the elements in row-major order, flat or nested as the shape; absent in binary"),
+        ),
+    ]);
+    let request = object(&[
+        ("id?", or_null("string")),
+        ("parameters?", parameters()),
+        ("inputs", list_of("Tensor")),
+        ("outputs?", list_of("RequestedOutput")),
+    ]);
+    let response = object(&[
+        ("model_name", named("Name")),
+        ("model_version", of("string")),
+        ("id?", of("string")),
+        ("parameters?", parameters()),
+        ("outputs", list_of("Tensor")),
+    ]);
+    let model = object(&[
+        ("name", named("Name")),
+        ("versions", json!({"type": "array", "items": {"type": "string"}})),
+        ("platform", of("string")),
+        ("inputs", list_of("TensorSpec")),
+        ("outputs", list_of("TensorSpec")),
+    ]);
+    let extensions = json!({"type": "array", "items": {"type": "string"}});
+    vec![
+        ("Tensor", tensor),
+        ("RequestedOutput", object(&[("name", of("string")), ("parameters?", parameters())])),
+        ("V2Request", request),
+        ("V2Response", response),
+        ("V2Model", model),
+        ("V2Ready", object(&[("name", named("Name")), ("ready", of("boolean"))])),
+        ("V2Server", object(&[("name", of("string")), ("version", of("string")), ("extensions", extensions)])),
+    ]
+}
+
+fn mlflow() -> Schemas {
+    let split = object(&[("columns?", of("array")), ("data", of("array")), ("index?", json!({}))]);
+    let form = |key: &str, schema: Value, description: &str| described(object(&[(key, schema)]), description);
+    let records = json!({"type": "array", "items": {"type": "object"}});
+    let inputs = json!({"type": ["object", "array"]});
+    let invocation = json!({"oneOf": [
+        form("dataframe_split", split, "a table as pandas writes it"),
+        form("dataframe_records", records, "a table, row by row"),
+        form("instances", of("array"), "rows"),
+        form("inputs", inputs, "an array, or arrays by their names")
+    ]});
+    vec![("Invocation", invocation), ("Predictions", object(&[("predictions", json!({}))]))]
+}
