@@ -219,6 +219,10 @@ fn server() -> Vec<Operation> {
         Operation::new("post", "/api/v1/gc", TAG, "Remove the files that nothing refers to")
             .answers(StatusCode::OK, "What went.", &named("Collected"))
             .fails(&[FULL]),
+        Operation::new("get", "/metrics", TAG, "Counters, histograms and gauges")
+            .says("In the text format of Prometheus, or in OpenMetrics where the caller accepts that.")
+            .answers_as(StatusCode::OK, "The metrics.", "text/plain", &text)
+            .or_as(StatusCode::OK, "application/openmetrics-text", &text),
         Operation::new("get", "/openapi.json", TAG, "This document").answers(StatusCode::OK, "It.", &any),
         part("/docs", "text/html", "This document as a page"),
         part("/docs/page.js", "text/javascript", "The page's script"),

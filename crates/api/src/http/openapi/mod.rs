@@ -63,7 +63,7 @@ fn operations() -> Vec<Operation> {
 fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for operation in operations() {
-        let item = paths.entry(operation.path).or_insert_with(|| Value::Object(Map::new()));
+        let item = paths.entry(operation.path.clone()).or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(methods) = item {
             methods.insert(operation.method.to_owned(), operation.describe());
         }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     calls::{COST, FAILURES, context},
-    operation::{Operation, named},
+    operation::{Operation, list_of, named},
 };
 use crate::Code;
 
@@ -46,8 +46,46 @@ pub(super) fn operations() -> Vec<Operation> {
                 .fails(&[(Code::Unavailable, "The server shuts down.")]),
         );
         all.push(infer(&under("/infer")));
+        all.push(
+            Operation::new("get", &under("/config"), TAG, "A model's configuration, as Triton tells it")
+                .answers(StatusCode::OK, "The configuration.", &named("V2Config"))
+                .fails(&NOT_FOUND),
+        );
+        all.push(
+            Operation::new("get", &under("/stats"), TAG, "A model's statistics, as Triton tells them")
+                .answers(StatusCode::OK, "The statistics.", &named("V2Statistics"))
+                .fails(&NOT_FOUND),
+        );
     }
+    all.push(Operation::new("get", "/v2/models/stats", TAG, "The statistics of all models").answers(
+        StatusCode::OK,
+        "The statistics.",
+        &named("V2Statistics"),
+    ));
+    all.extend(repository());
     all
+}
+
+fn repository() -> Vec<Operation> {
+    let one = |rest: &str, summary| {
+        let path = format!("/v2/repository/models/{{deployment}}/{rest}");
+        let body = json!({"type": "object", "properties": {"parameters": {"type": "object"}}});
+        Operation::new("post", &path, TAG, summary).takes_any(false, &[("application/json", body, json!({}))]).fails(&[
+            (Code::InvalidArgument, "The body asks for what there is not."),
+            (Code::NotFound, "There is no such deployment."),
+            (Code::Unavailable, "It cannot be loaded, or the server shuts down."),
+        ])
+    };
+    let query = json!({"type": "object", "properties": {"ready": {"type": "boolean"}}});
+    vec![
+        Operation::new("post", "/v2/repository/index", TAG, "All models and their states")
+            .takes_any(false, &[("application/json", query, json!({"ready": true}))])
+            .answers(StatusCode::OK, "The models.", &list_of("V2IndexEntry"))
+            .fails(&[(Code::InvalidArgument, "The body is not what is expected.")]),
+        one("load", "Load a model").answers_nothing(StatusCode::OK, "It is in memory."),
+        one("unload", "Unload a model")
+            .answers_nothing(StatusCode::OK, "It is not in memory; its next call loads it again."),
+    ]
 }
 
 fn infer(path: &str) -> Operation {

@@ -268,6 +268,44 @@ fn open_inference() -> Schemas {
         ("inputs", list_of("TensorSpec")),
         ("outputs", list_of("TensorSpec")),
     ]);
+    let config = object(&[
+        ("name", named("Name")),
+        ("platform", of("string")),
+        ("backend", of("string")),
+        ("version_policy", of("object")),
+        ("max_batch_size", count()),
+        ("input", json!({"type": "array", "items": of("object")})),
+        ("output", json!({"type": "array", "items": of("object")})),
+        ("instance_group", of("array")),
+        ("default_model_filename", of("string")),
+        ("dynamic_batching?", of("object")),
+        ("parameters", of("object")),
+        ("model_transaction_policy", of("object")),
+    ]);
+    let times = || object(&[("count", count()), ("ns", count())]);
+    let phases = object(&[
+        ("success", times()),
+        ("fail", times()),
+        ("queue", times()),
+        ("compute_input", times()),
+        ("compute_infer", times()),
+        ("compute_output", times()),
+    ]);
+    let statistics = object(&[
+        ("name", named("Name")),
+        ("version", of("string")),
+        ("last_inference", described(count(), "in milliseconds since 1970")),
+        ("inference_count", described(count(), "rows")),
+        ("execution_count", described(count(), "runs of the model")),
+        ("inference_stats", phases),
+        ("memory_usage", of("array")),
+    ]);
+    let entry = object(&[
+        ("name", named("Name")),
+        ("version", of("string")),
+        ("state", of("string")),
+        ("reason", of("string")),
+    ]);
     let extensions = json!({"type": "array", "items": {"type": "string"}});
     vec![
         ("Tensor", tensor),
@@ -275,6 +313,9 @@ fn open_inference() -> Schemas {
         ("V2Request", request),
         ("V2Response", response),
         ("V2Model", model),
+        ("V2Config", config),
+        ("V2Statistics", object(&[("model_stats", json!({"type": "array", "items": statistics}))])),
+        ("V2IndexEntry", entry),
         ("V2Ready", object(&[("name", named("Name")), ("ready", of("boolean"))])),
         ("V2Server", object(&[("name", of("string")), ("version", of("string")), ("extensions", extensions)])),
     ]
