@@ -12,6 +12,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("open_inference.bin"), contracts.encode_to_vec())?;
     tonic_prost_build::configure()
         .build_transport(false)
+        // A process that serves one model answers a few of the calls only.
+        .generate_default_stubs(true)
         // Tensors are slices of what came in and of what goes out.
         .bytes(".inference.ModelInferRequest.raw_input_contents")
         .bytes(".inference.ModelInferResponse.raw_output_contents")

@@ -8,6 +8,9 @@ use wattle_serve::{Prediction, Replica};
 
 use crate::{ApiError, Code, Result};
 
+/// Under which name an answer tells the processor time that it took.
+pub(crate) const CPU_SECONDS: &str = "x-wattle-cpu-seconds";
+
 /// A small body can have a large answer; one that would be too large is refused before it is computed.
 pub(crate) fn check_answer(replica: &Replica, inputs: &[Tensor], max_values: usize) -> Result<()> {
     let rows = inputs.iter().map(Tensor::rows).max().unwrap_or(0);
@@ -38,7 +41,7 @@ pub(crate) fn cost(prediction: &Prediction) -> [(&'static str, String); 7] {
     let energy = &prediction.usage.energy;
     [
         ("x-wattle-model", prediction.model.to_string()),
-        ("x-wattle-cpu-seconds", format!("{:.9}", prediction.usage.cpu_seconds)),
+        (CPU_SECONDS, format!("{:.9}", prediction.usage.cpu_seconds)),
         ("x-wattle-energy-joules", format!("{:.9}", energy.joules)),
         ("x-wattle-energy-joules-low", format!("{:.9}", energy.joules_low)),
         ("x-wattle-energy-joules-high", format!("{:.9}", energy.joules_high)),

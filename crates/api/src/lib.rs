@@ -17,6 +17,7 @@ pub mod local;
 pub mod mlflow;
 pub mod service;
 mod traces;
+pub mod worker;
 
 pub use error::{ApiError, Code, Result};
 pub use local::Local;

@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod process;
+
 use serde::{Deserialize, Serialize};
 use wattle_core::{ModelReference, Name};
 use wattle_store::{Deployment, NewDeployment, Store};

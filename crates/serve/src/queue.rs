@@ -211,6 +211,13 @@ async fn drive(mut driver: Driver) {
                 return;
             }
         };
+        // A process that ended while nobody called is replaced before anything is sent to it.
+        if let Engine::Remote(worker) = &loaded.engine
+            && !worker.is_alive()
+        {
+            served.crashed(&loaded);
+            continue;
+        }
         // The batch is made when there is a processor for it, so that it holds all who came until then.
         let Ok(turn) = driver.admission.turn(loaded.engine.threads()).await else { return };
         let next = {

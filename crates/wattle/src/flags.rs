@@ -462,6 +462,8 @@ pub(crate) enum WorkerCommand {
     Train,
     /// Check a model from outside.
     Inspect,
+    /// Serve a model; the order comes in on the standard input, whose end is its end.
+    Serve,
 }
 
 /// JSON, in which a job travels, knows no NaN and no infinity.

@@ -8,21 +8,21 @@ use wattle_engine::{Data, Tensor};
 use wattle_serve::Prediction;
 
 use super::proto::{
-    InferParameter, InferTensorContents, ModelInferResponse,
+    InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
     infer_parameter::ParameterChoice,
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     model_infer_response::InferOutputTensor,
 };
 use crate::{
     ApiError, Code, Result,
-    answer::{check_wanted, cost},
+    answer::{CPU_SECONDS, check_wanted, cost},
 };
 
 /// The inputs of a call, all as raw bytes or all as typed contents.
 ///
 /// # Errors
 /// A datatype or shape that is none, elements of another number, type or place than they should have.
-pub(super) fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>> {
+pub(crate) fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>> {
     if raw.is_empty() {
         return inputs.into_iter().map(typed_input).collect();
     }
@@ -73,18 +73,66 @@ pub(super) fn response(
         ..ModelInferResponse::default()
     };
     let mut computed: Vec<Option<Tensor>> = prediction.outputs.into_iter().map(Some).collect();
-    for index in wanted {
+    let outputs = wanted.iter().map(|index| {
         let tensor = computed.get_mut(*index).and_then(Option::take);
-        let Tensor { name, shape, data } = tensor.ok_or_else(|| ApiError::internal("an output is absent"))?;
+        tensor.ok_or_else(|| ApiError::internal("an output is absent"))
+    });
+    add_outputs(&mut response, outputs.collect::<Result<Vec<Tensor>>>()?);
+    Ok(response)
+}
+
+/// Puts outputs into an answer, as raw bytes.
+pub(crate) fn add_outputs(response: &mut ModelInferResponse, outputs: Vec<Tensor>) {
+    for Tensor { name, shape, data } in outputs {
         response.outputs.push(InferOutputTensor {
             name,
             datatype: data.datatype().to_string(),
-            shape: shape.into_iter().map(|size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
+            shape: sizes(&shape),
             ..InferOutputTensor::default()
         });
         response.raw_output_contents.push(data.into_le_bytes());
     }
-    Ok(response)
+}
+
+/// A call of a model in a process of its own, which knows which model it has.
+pub(crate) fn request(inputs: &[Tensor]) -> ModelInferRequest {
+    let mut request = ModelInferRequest::default();
+    for tensor in inputs {
+        request.inputs.push(InferInputTensor {
+            name: tensor.name.clone(),
+            datatype: tensor.data.datatype().to_string(),
+            shape: sizes(&tensor.shape),
+            ..InferInputTensor::default()
+        });
+        request.raw_input_contents.push(tensor.data.clone().into_le_bytes());
+    }
+    request
+}
+
+/// The outputs in an answer that has them as raw bytes, as every answer of ours.
+pub(crate) fn outputs(response: ModelInferResponse) -> Result<Vec<Tensor>> {
+    let (outputs, raw) = (response.outputs, response.raw_output_contents);
+    if outputs.len() != raw.len() {
+        return Err(ApiError::internal("an answer has other outputs than it tells of"));
+    }
+    let output = |(output, raw): (InferOutputTensor, Bytes)| {
+        let shape = shape(&output.name, &output.shape)?;
+        Ok(Tensor::new(output.name, shape, Data::from_le_bytes(output.datatype.parse()?, raw)?)?)
+    };
+    outputs.into_iter().zip(raw).map(output).collect()
+}
+
+/// Puts into an answer what it cost.
+pub(crate) fn add_cpu_seconds(response: &mut ModelInferResponse, cpu_seconds: f64) {
+    response.parameters.insert(CPU_SECONDS.into(), text_parameter(format!("{cpu_seconds:.9}")));
+}
+
+/// What an answer cost, if it says so.
+pub(crate) fn cpu_seconds(response: &ModelInferResponse) -> Option<f64> {
+    match &response.parameters.get(CPU_SECONDS)?.parameter_choice {
+        Some(ParameterChoice::StringParam(text)) => text.parse().ok(),
+        _ => None,
+    }
 }
 
 fn raw_input(input: InferInputTensor, raw: Bytes) -> Result<Tensor> {
@@ -164,6 +212,10 @@ fn texts(name: &str, values: Vec<Vec<u8>>) -> Result<Vec<String>> {
         })
     };
     values.into_iter().enumerate().map(text).collect()
+}
+
+fn sizes(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect()
 }
 
 fn shape(name: &str, sizes: &[i64]) -> Result<Vec<usize>> {
@@ -280,6 +332,24 @@ mod tests {
         let refusal = inputs(vec![both.clone()], vec![Bytes::from_static(b"\0\0\0\0")]).unwrap_err().message;
         assert!(refusal.contains("beside raw_input_contents"));
         assert!(inputs(vec![both; 2], vec![Bytes::new()]).unwrap_err().message.contains("1 entries for 2 inputs"));
+    }
+
+    #[test]
+    fn tensors_come_back_from_a_process_as_they_went() {
+        let sent = [
+            Tensor::new("x", vec![2, 1], Data::Fp64(vec![1.0, f64::NAN].into())).unwrap(),
+            Tensor::new("y", vec![1], Data::Bytes(vec!["é".into()])).unwrap(),
+            Tensor::new("z", vec![0, 3], Data::Bool(vec![])).unwrap(),
+        ];
+        let request = request(&sent);
+        let received = inputs(request.inputs, request.raw_input_contents).unwrap();
+        let mut response = ModelInferResponse::default();
+        add_outputs(&mut response, received);
+        add_cpu_seconds(&mut response, 0.25);
+        assert_eq!(cpu_seconds(&response), Some(0.25));
+        let back = outputs(response).unwrap();
+        // NaN is not itself.
+        assert_eq!(format!("{back:?}"), format!("{sent:?}"));
     }
 
     #[test]

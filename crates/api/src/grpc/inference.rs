@@ -134,8 +134,6 @@ fn timeout(text: &str) -> Option<Duration> {
 
 #[tonic::async_trait]
 impl GrpcInferenceService for Inference {
-    type ModelStreamInferStream = Answers;
-
     async fn server_live(
         &self,
         _: Request<proto::ServerLiveRequest>,

@@ -1,7 +1,7 @@
 //! gRPC: the Open Inference Protocol with Triton's additions, health and reflection, on the port of REST.
 
 mod arrival;
-mod convert;
+pub(crate) mod convert;
 mod describe;
 mod health;
 mod inference;
@@ -62,7 +62,7 @@ pub(crate) fn router(service: &Arc<dyn Service>, bodies: &Bodies) -> Router {
 }
 
 /// Where a service's methods are.
-fn path<S: NamedService>(_: &S) -> String {
+pub(crate) fn path<S: NamedService>(_: &S) -> String {
     format!("/{}/{{*method}}", S::NAME)
 }
 

@@ -12,7 +12,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
-use wattle_api::{Local, Service, Traces, http, local::Parts};
+use wattle_api::{Local, Service, Traces, http, local::Parts, worker::Workers};
+use wattle_deploy::process::Processes;
 use wattle_meter::Meter;
 use wattle_serve::Server;
 use wattle_store::Store;
@@ -48,7 +49,10 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
     let jobs_options =
         JobsOptions { program: program.clone(), max_running: config.max_training, max_waiting: MAX_WAITING_JOBS };
     let jobs = Jobs::start(store.clone(), meter.clone(), jobs_options).await?;
-    let server = Server::start(store.clone(), meter.clone(), config.serving, None).await?;
+    // The folder is this server's since the store is.
+    let processes = Processes::new(program.clone(), &["worker", "serve"], &config.data_dir.join("run"))?;
+    let launcher = Arc::new(Workers(processes));
+    let server = Server::start(store.clone(), meter.clone(), config.serving, Some(launcher)).await?;
     let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program });
     let traces = config.otlp_endpoint.as_deref().map(Traces::start).transpose()?.map(Arc::new);
     let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits, traces.clone());

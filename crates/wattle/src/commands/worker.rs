@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use wattle_api::import::{Inspection, inspect};
+use wattle_api::{
+    import::{Inspection, inspect},
+    worker::serve_model,
+};
 use wattle_train::worker::run_worker;
 
 use crate::flags::WorkerCommand;
@@ -17,6 +20,7 @@ pub(crate) fn run(command: &WorkerCommand) -> Result<ExitCode> {
     let _ = fs::write("/proc/self/oom_score_adj", "800");
     match command {
         WorkerCommand::Train => Ok(run_worker(BufReader::new(io::stdin()), io::stdout())),
+        WorkerCommand::Serve => Ok(serve_model(BufReader::new(io::stdin()), io::stdout())),
         WorkerCommand::Inspect => {
             let mut question = String::new();
             io::stdin().read_to_string(&mut question)?;

@@ -11,6 +11,7 @@ mod deploy;
 mod disk;
 mod docs;
 mod grpc;
+mod isolation;
 mod jobs;
 mod load;
 mod logs;

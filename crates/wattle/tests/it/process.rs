@@ -22,6 +22,12 @@ pub(crate) fn trainer(server: u32) -> Option<u32> {
     children(server).into_iter().find(|(_, words)| is_trainer(words)).map(|(id, _)| id)
 }
 
+/// The processes of a server that serve a model each.
+pub(crate) fn workers(server: u32) -> Vec<u32> {
+    let is_worker = |words: &[String]| words.windows(2).any(|pair| pair == ["worker", "serve"]);
+    children(server).into_iter().filter(|(_, words)| is_worker(words)).map(|(id, _)| id).collect()
+}
+
 /// Whether a process is at work; one that has ended and that nobody has asked about is not.
 pub(crate) fn is_alive(id: u32) -> bool {
     stat(id).is_some()
