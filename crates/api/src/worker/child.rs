@@ -16,12 +16,11 @@ use wattle_meter::process_cpu_seconds;
 
 use super::{Answer, Order};
 use crate::grpc::{
-    convert,
+    convert, path,
     proto::{
         self,
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
     },
-    path,
 };
 
 /// The longest order that is read.
@@ -54,7 +53,8 @@ fn serve(mut stdin: impl BufRead + Send + 'static, stdout: &mut impl Write) -> R
     runtime.block_on(async {
         let listener = UnixListener::bind(&order.socket).map_err(told)?;
         let service = OneModel { model: Arc::new(model), booked: Mutex::new(process_cpu_seconds()) };
-        let ready = Answer::Ready { resident_bytes: resident_bytes().map_err(told)?, cpu_seconds: process_cpu_seconds() };
+        let ready =
+            Answer::Ready { resident_bytes: resident_bytes().map_err(told)?, cpu_seconds: process_cpu_seconds() };
         tell(stdout, &ready).map_err(told)?;
         // The server bounds what it sends.
         let service = GrpcInferenceServiceServer::new(service).max_decoding_message_size(usize::MAX);

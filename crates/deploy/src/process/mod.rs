@@ -187,7 +187,9 @@ fn remove(group: Option<Group>, socket: &Path) {
 
 fn words(status: ExitStatus, limits: Limits) -> String {
     match (status.signal(), limits.memory_bytes) {
-        (Some(signal), Some(bytes)) => format!("signal {signal}: it may need more memory than its limit of {bytes} bytes"),
+        (Some(signal), Some(bytes)) => {
+            format!("signal {signal}: it may need more memory than its limit of {bytes} bytes")
+        }
         (Some(signal), None) => format!("signal {signal}"),
         (None, _) => status.to_string(),
     }
@@ -225,7 +227,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let processes = shell("read -r order; echo $$; cat >/dev/null", &folder.path().join("run"));
         let (process, id): (Process, i32) = processes.start(Limits::default(), |_| ()).await.unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
         process.ended().await;
         assert!(!process.is_alive());
     }

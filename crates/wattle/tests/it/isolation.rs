@@ -80,9 +80,7 @@ fn a_killed_process_costs_its_own_calls_alone_and_comes_back() {
         }
         wait_for("calls under way", || (answered.load(Relaxed) > 20).then_some(()));
         kill(killed);
-        wait_for("another process", || {
-            process::workers(server.id()).into_iter().find(|id| *id != killed)
-        });
+        wait_for("another process", || process::workers(server.id()).into_iter().find(|id| *id != killed));
         wait_for("answers again", || (call(&server, "apart").status == 200).then_some(()));
         done.store(true, Relaxed);
     });
