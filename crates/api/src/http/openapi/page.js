@@ -15,7 +15,7 @@ function element(name, attributes = {}, ...children) {
     else if (value === true) made.setAttribute(key, "");
     else if (value !== false && value !== undefined) made.setAttribute(key, value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return made;
 }
 
@@ -34,6 +34,11 @@ function resolve(node) {
     node = node.$ref.split("/").slice(1).reduce((at, key) => at?.[key.replaceAll("~1", "/").replaceAll("~0", "~")], api);
   }
   return node ?? {};
+}
+
+// A path that may break behind its slashes.
+function breakable(path) {
+  return path.split(/(?<=\/)/).flatMap((part) => [part, element("wbr")]);
 }
 
 function nameOf(node) {
@@ -174,10 +179,10 @@ function parametersView(parameters) {
       element("td", {}, prose(parameter.description ?? ""), " ", element("span", { class: "quiet" }, bounds(resolve(parameter.schema)))))))];
 }
 
-function mediaView(content) {
+function mediaView(content, isFolded = false) {
   return Object.entries(content ?? {}).map(([type, media]) => [
     element("h4", {}, element("code", {}, type)),
-    media.schema ? schemaView(media.schema) : null,
+    media.schema ? isFolded ? element("div", { class: "type" }, folded(media.schema, UNFOLDED)) : schemaView(media.schema) : null,
   ]);
 }
 
@@ -192,9 +197,9 @@ function responsesView(responses) {
     const headers = Object.entries(told.headers ?? {}).map(([name, header]) =>
       element("li", {}, element("code", {}, name), " ", prose(resolve(header).description ?? "")));
     return element("tr", {},
-      element("th", { scope: "row", class: `status ${status < "400" ? "good" : "bad"}` }, status),
-      element("td", {}, paragraphs(told.description), mediaView(told.content),
-        headers.length ? element("details", {}, element("summary", {}, `${headers.length} headers`), element("ul", {}, headers)) : null));
+      element("th", { scope: "row", class: `status ${status.startsWith("2") ? "good" : "bad"}` }, status),
+      element("td", {}, paragraphs(told.description), mediaView(told.content, !status.startsWith("2")),
+        headers.length ? element("details", {}, element("summary", {}, headers.length === 1 ? "1 header" : `${headers.length} headers`), element("ul", {}, headers)) : null));
   });
   return [element("h3", {}, "Answers"), table(["status", "what it says"], rows)];
 }
@@ -313,7 +318,7 @@ async function shown(response, blob) {
 
 function operationView({ path, method, operation, id, parameters }) {
   const details = element("details", { class: "operation", id, toggle: () => fill() },
-    element("summary", {}, element("span", { class: `method ${method}` }, method.toUpperCase()), element("span", { class: "path" }, path), element("span", { class: "said" }, prose(operation.summary ?? ""))));
+    element("summary", {}, element("span", { class: `method ${method}` }, method.toUpperCase()), element("span", { class: "path" }, breakable(path)), element("span", { class: "said" }, prose(operation.summary ?? ""))));
   const fill = () => {
     if (!details.open || details.childElementCount > 1) return;
     details.append(element("div", { class: "body" },
@@ -348,7 +353,7 @@ function render() {
   const groups = [];
   for (const [tag, description] of tags) {
     const here = all.filter((one) => one.tag === tag).map((one) => {
-      const item = element("li", {}, element("a", { href: `#${one.id}` }, element("span", { class: `method ${one.method}` }, one.method.toUpperCase()), element("span", {}, one.path)));
+      const item = element("li", {}, element("a", { href: `#${one.id}` }, element("span", { class: `method ${one.method}` }, one.method.toUpperCase()), element("span", {}, breakable(one.path))));
       const words = `${one.method} ${one.path} ${one.operation.summary ?? ""} ${one.operation.description ?? ""}`.toLowerCase();
       return { item, view: operationView(one), words };
     });

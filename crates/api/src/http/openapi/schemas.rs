@@ -52,7 +52,14 @@ fn time() -> Value {
 
 fn names() -> Schemas {
     vec![
-        ("Error", object(&[("error", described(of("string"), "what is wrong and what to do next"))])),
+        (
+            "Error",
+            object(&[
+                ("error", described(of("string"), "what is wrong and what to do next")),
+                ("error_code?", described(of("string"), "MLflow's name of the reason, of `invocations` alone")),
+                ("message?", described(of("string"), "the same as `error`, of `invocations` alone")),
+            ]),
+        ),
         ("Name", json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "examples": ["line"]})),
         (
             "Reference",
