@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::request;
+
 /// Why a call failed, in terms that every protocol can express.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -62,7 +64,7 @@ impl ApiError {
 
     /// A failure whose details belong into the log and not into the answer.
     pub fn internal(error: impl std::fmt::Display) -> ApiError {
-        tracing::error!(%error, "internal error");
+        request::log(|| tracing::error!(%error, "internal error"));
         ApiError::new(Code::Internal, LOGGED)
     }
 

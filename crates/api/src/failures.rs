@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{ApiError, Code};
+use crate::{ApiError, Code, request};
 
 /// A server under siege refuses thousands of calls a second: beyond so many lines in one second the others are counted,
 /// and the next line tells how many there were.
@@ -26,8 +26,8 @@ pub(crate) fn note(error: &ApiError) {
     }
     let Some(left_out) = LOG.admit(START.elapsed().as_secs()) else { return };
     match left_out {
-        0 => tracing::warn!(reason = %error, "a call failed"),
-        _ => tracing::warn!(reason = %error, left_out, "a call failed, and others before it"),
+        0 => request::log(|| tracing::warn!(reason = %error, "a call failed")),
+        _ => request::log(|| tracing::warn!(reason = %error, left_out, "a call failed, and others before it")),
     }
 }
 

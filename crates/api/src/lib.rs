@@ -15,6 +15,7 @@ pub mod import;
 pub mod json;
 pub mod local;
 pub mod mlflow;
+mod request;
 pub mod service;
 mod traces;
 pub mod worker;

@@ -24,6 +24,7 @@ use wattle_train::{jobs::Jobs, spec::TrainingSpec};
 use crate::{
     ApiError, Code, Result, Service,
     import::{Inspection, Usable, inspect_in_child},
+    request,
     service::{AddDataset, AddedDataset, ImportFiles, OnConflict, ServerInfo, Staged, Upload},
 };
 
@@ -378,7 +379,7 @@ fn imported(format: &str, signature: Signature, resident_bytes: Option<u64>) -> 
 
 /// Does to its end what has several steps, also when the caller leaves in between: its future is dropped then.
 async fn see_through<T: Send + 'static>(steps: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    tokio::spawn(steps.in_current_span()).await.map_err(ApiError::internal)?
+    tokio::spawn(steps.instrument(request::span())).await.map_err(ApiError::internal)?
 }
 
 /// A name for other data than what has this one.

@@ -1,11 +1,11 @@
 //! The command line's side of the API.
 
-use std::{path::Path, time::Duration};
+use std::{error::Error, path::Path, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Body, Certificate, Method, RequestBuilder, Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::io::AsyncRead;
@@ -28,16 +28,26 @@ pub(crate) struct Refusal {
 }
 
 impl Client {
-    pub(crate) fn new(url: &str) -> Result<Client> {
-        if !url.starts_with("http://") {
-            bail!("cannot talk to {url}: the address must begin with http:// (set --url or WATTLE_URL)");
+    /// A client of the server at `url`; the certificates in `ca_file` are trusted in place of the system's.
+    pub(crate) fn new(url: &str, ca_file: Option<&Path>) -> Result<Client> {
+        let is_secure = url.starts_with("https://");
+        if !is_secure && !url.starts_with("http://") {
+            bail!("cannot talk to {url}: the address must begin with http:// or https:// (set --url or WATTLE_URL)");
         }
-        let http = reqwest::Client::builder()
+        // Somebody else may have chosen already, and then that is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut http = reqwest::Client::builder()
             .user_agent(concat!("wattle/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(5))
             // What is meant for a server on this machine does not go through a proxy.
-            .no_proxy()
-            .build()?;
+            .no_proxy();
+        match ca_file {
+            Some(path) => http = http.tls_certs_only(authorities(path)?),
+            // The system's certificates are read, and missed, only where they are needed.
+            None if !is_secure => http = http.tls_certs_only([]),
+            None => {}
+        }
+        let http = http.build().context("cannot trust any server: name its authority with --ca-file")?;
         Ok(Client { http, url: url.trim_end_matches('/').to_owned() })
     }
 
@@ -78,7 +88,13 @@ impl Client {
     /// Sends a request; an answer that is not a success becomes the error that it tells.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request.send().await.map_err(|error| {
-            if error.is_connect() {
+            if let Some(reason) = distrust(&error) {
+                anyhow!(
+                    "the server at {} is not trusted: {reason}; name the authority of its certificate with --ca-file or \
+                     WATTLE_CA_FILE",
+                    self.url
+                )
+            } else if error.is_connect() {
                 anyhow!(
                     "no server answers at {}: start one with `wattle serve`, or say where it is with --url or WATTLE_URL",
                     self.url
@@ -114,6 +130,30 @@ impl Client {
         }
         Ok(())
     }
+}
+
+fn authorities(path: &Path) -> Result<Vec<Certificate>> {
+    let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let authorities = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    if authorities.is_empty() {
+        bail!("{} holds no certificate: it must be PEM, with a BEGIN CERTIFICATE", path.display());
+    }
+    Ok(authorities)
+}
+
+/// Why a server was not trusted, if that is what went wrong.
+fn distrust(error: &reqwest::Error) -> Option<String> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        // The errors of TLS come wrapped into one of IO, which does not show it among its sources.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let inner = inner.map(|inner| inner as &(dyn Error + 'static)).unwrap_or(error);
+        if let Some(rustls::Error::InvalidCertificate(reason)) = inner.downcast_ref() {
+            return Some(reason.to_string());
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// A file on its way to the server.

@@ -26,6 +26,10 @@ pub(crate) struct Flags {
     #[arg(long, global = true, env = "WATTLE_URL", default_value = "http://127.0.0.1:8080")]
     pub(crate) url: String,
 
+    /// Certificates, as PEM, of the authorities to trust in place of the system's when the server speaks https.
+    #[arg(long, global = true, env = "WATTLE_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+
     /// How to print answers and errors.
     #[arg(short, long, global = true, value_enum, default_value_t = OutputFormat::Table)]
     pub(crate) output: OutputFormat,

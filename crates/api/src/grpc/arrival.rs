@@ -19,7 +19,7 @@ use tonic::{Code as GrpcCode, Status};
 
 use crate::{
     ApiError, Code, Result,
-    http::{Bodies, Share, TIME_LIMIT},
+    http::{Bodies, Share},
 };
 
 /// What a message has beside its bytes.
@@ -137,7 +137,8 @@ impl HttpBody for Counted {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 ready!(self.lose_patience(context));
-                let message = format!("the message did not come in within {} s", TIME_LIMIT.as_secs());
+                let seconds = self.arrival.lock().bodies.timeout().as_secs();
+                let message = format!("the message did not come in within {seconds} s");
                 Poll::Ready(Some(Err(ApiError::new(Code::Timeout, message).into())))
             }
         }
@@ -155,12 +156,16 @@ impl HttpBody for Counted {
 impl Counted {
     /// Ready when the message that is coming in has taken too long.
     fn lose_patience(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(awaited) = self.arrival.lock().awaited() else {
+        let (awaited, timeout) = {
+            let inner = self.arrival.lock();
+            (inner.awaited(), inner.bodies.timeout())
+        };
+        let Some(awaited) = awaited else {
             self.patience = None;
             return Poll::Pending;
         };
         self.patience.take_if(|(message, _)| *message != awaited);
-        let (_, patience) = self.patience.get_or_insert_with(|| (awaited, Box::pin(sleep(TIME_LIMIT))));
+        let (_, patience) = self.patience.get_or_insert_with(|| (awaited, Box::pin(sleep(timeout))));
         patience.as_mut().poll(context)
     }
 }

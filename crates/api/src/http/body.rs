@@ -1,17 +1,22 @@
 //! Bodies of calls: each bounded, and all together; and work on large ones away from the threads that answer others.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 use serde::de::DeserializeOwned;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
+    time::{Instant, timeout_at},
+};
 
 use super::App;
 use crate::{ApiError, Code, Result, service::Staged};
 
-/// How long a body may take to come in.
-pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// How fast a body must come in when its first time is over; it takes room in memory meanwhile.
+const BODY_BYTES_PER_SECOND: u64 = 64 << 10;
+/// The same for an upload, which takes room on the disk.
+const UPLOAD_BYTES_PER_SECOND: u64 = 8 << 10;
 /// How many bodies of the largest size may be in memory at once.
 const LARGEST_AT_ONCE: usize = 2;
 /// From this size on, a body needs a share of the memory for all, and work on it goes to a thread of its own.
@@ -23,6 +28,7 @@ const ALIGNMENT: usize = 16;
 #[derive(Clone)]
 pub(crate) struct Bodies {
     max_bytes: usize,
+    timeout: Duration,
     /// One permit for each byte that may be in memory.
     budget: Arc<Semaphore>,
 }
@@ -43,14 +49,19 @@ pub(crate) struct Share {
 }
 
 impl Bodies {
-    pub(super) fn new(max_bytes: usize) -> Bodies {
+    pub(super) fn new(max_bytes: usize, timeout: Duration) -> Bodies {
         let budget = max_bytes.saturating_mul(LARGEST_AT_ONCE).min(Semaphore::MAX_PERMITS);
-        Bodies { max_bytes, budget: Arc::new(Semaphore::new(budget)) }
+        Bodies { max_bytes, timeout, budget: Arc::new(Semaphore::new(budget)) }
     }
 
     /// The largest body that is taken.
     pub(crate) fn max_bytes(&self) -> usize {
         self.max_bytes
+    }
+
+    /// How long a body may take to come in; a large one has more time.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// How many values an answer may have: as text they are a few times as large as the largest body.
@@ -74,15 +85,9 @@ impl Bodies {
         if announced > self.max_bytes as u64 {
             return Err(self.too_large());
         }
-        tokio::time::timeout(TIME_LIMIT, self.read_pieces(body, aligned)).await.map_err(|_| {
-            ApiError::new(Code::Timeout, format!("the body did not come in within {} s", TIME_LIMIT.as_secs()))
-        })?
-    }
-
-    async fn read_pieces(&self, body: Body, aligned: usize) -> Result<Held> {
-        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let announced = usize::try_from(announced).unwrap_or(usize::MAX);
         let mut share = self.share();
-        let mut pieces = body.into_data_stream();
+        let mut pieces = Paced::start(body, self.timeout, BODY_BYTES_PER_SECOND);
         let Some(first) = self.next_piece(&mut pieces, &mut share).await? else {
             return Ok(Held { bytes: Bytes::new(), share, is_packed: false });
         };
@@ -101,9 +106,8 @@ impl Bodies {
     }
 
     /// The next piece of a body, and its share of the budget.
-    async fn next_piece(&self, pieces: &mut BodyDataStream, share: &mut Share) -> Result<Option<Bytes>> {
-        let Some(piece) = pieces.next().await else { return Ok(None) };
-        let piece = piece.map_err(|_| ApiError::invalid("the body ended early"))?;
+    async fn next_piece(&self, pieces: &mut Paced, share: &mut Share) -> Result<Option<Bytes>> {
+        let Some(piece) = pieces.next().await? else { return Ok(None) };
         if share.bytes + piece.len() as u64 > self.max_bytes as u64 {
             return Err(self.too_large());
         }
@@ -206,10 +210,52 @@ pub(super) async fn stage(app: &App, body: Body) -> Result<Staged> {
             ),
         ));
     }
-    let pieces = body
-        .into_data_stream()
-        .map(|piece| piece.map_err(|_| ApiError::invalid("the upload ended early: send it again")));
-    app.service.stage(Box::pin(pieces), app.max_upload_bytes).await
+    app.service.stage(Box::pin(paced(app, body)), app.max_upload_bytes).await
+}
+
+/// The pieces of an upload, which ends with an error when they come too slowly.
+pub(super) fn paced(app: &App, body: Body) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+    let pieces = Paced::start(body, app.bodies.timeout, UPLOAD_BYTES_PER_SECOND);
+    stream::try_unfold(pieces, async |mut pieces| Ok(pieces.next().await?.map(|piece| (piece, pieces))))
+}
+
+/// A body that may come in only so slowly: it has some time, and more for each piece that came.
+struct Paced {
+    pieces: BodyDataStream,
+    due: Instant,
+    timeout: Duration,
+    bytes_per_second: u64,
+}
+
+impl Paced {
+    fn start(body: Body, timeout: Duration, bytes_per_second: u64) -> Paced {
+        Paced { pieces: body.into_data_stream(), due: Instant::now() + timeout, timeout, bytes_per_second }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let piece = timeout_at(self.due, self.pieces.next()).await.map_err(|_| {
+            let (seconds, kib) = (self.timeout.as_secs(), self.bytes_per_second >> 10);
+            let message = format!("the body came in too slowly: send it within {seconds} s, or {kib} KiB each second");
+            ApiError::new(Code::Timeout, message)
+        })?;
+        let piece = piece.transpose().map_err(|error| told(&error))?;
+        if let Some(piece) = &piece {
+            self.due += Duration::from_secs_f64(piece.len() as f64 / self.bytes_per_second as f64);
+        }
+        Ok(piece)
+    }
+}
+
+/// What somebody on the way said of a body; otherwise it broke off.
+fn told(error: &axum::Error) -> ApiError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(told) = error.downcast_ref::<ApiError>() {
+            return told.clone();
+        }
+        cause = error.source();
+    }
+    ApiError::invalid("the body ended early: send it again")
 }
 
 /// Does work on so many bytes; if they are many, on a thread that may be busy for long.
@@ -228,6 +274,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    const SECONDS: Duration = Duration::from_secs(30);
+
     /// A number of so many digits.
     fn number(bytes: usize) -> Body {
         Body::from(vec![b'1'; bytes])
@@ -236,7 +284,7 @@ mod tests {
     #[tokio::test]
     async fn large_bodies_share_a_budget_and_small_ones_pass() {
         let largest = 4 * LARGE_BYTES;
-        let bodies = Bodies::new(largest);
+        let bodies = Bodies::new(largest, SECONDS);
         let mut held = Vec::new();
         while let Ok(body) = bodies.read(number(largest)).await {
             held.push(body);
@@ -252,17 +300,36 @@ mod tests {
     #[tokio::test]
     async fn a_body_without_a_size_is_bounded_too() {
         let pieces = futures::stream::iter((0..100).map(|_| Ok::<_, std::io::Error>("1234")));
-        let refusal = Bodies::new(10).read(Body::from_stream(pieces)).await.err().unwrap();
+        let refusal = Bodies::new(10, SECONDS).read(Body::from_stream(pieces)).await.err().unwrap();
         assert_eq!(refusal.code, Code::TooLarge);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_half_way_gives_up_its_share() {
-        let bodies = Bodies::new(2 * LARGE_BYTES);
+        let bodies = Bodies::new(2 * LARGE_BYTES, SECONDS);
         let all = bodies.budget.available_permits();
         let half = futures::stream::iter([Ok::<_, std::io::Error>(vec![b'1'; LARGE_BYTES + 5])]);
         let half = half.chain(futures::stream::pending());
         assert_eq!(bodies.read(Body::from_stream(half)).await.err().unwrap().code, Code::Timeout);
         assert_eq!(bodies.budget.available_permits(), all);
+    }
+
+    /// Pieces of so many bytes, one each second.
+    fn slowly(bytes: usize, pieces: usize) -> Body {
+        Body::from_stream(stream::iter(0..pieces).then(move |_| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, std::io::Error>(vec![b'1'; bytes])
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_body_has_more_time_as_long_as_it_comes_in() {
+        let rate = BODY_BYTES_PER_SECOND as usize;
+        let bodies = Bodies::new(200 * rate, SECONDS);
+        assert_eq!(bodies.read(slowly(rate, 100)).await.unwrap().bytes().len(), 100 * rate);
+        assert_eq!(bodies.read(slowly(rate / 2, 100)).await.err().unwrap().code, Code::Timeout);
+        // What comes within the first time may come as slowly as it likes.
+        assert_eq!(bodies.read(slowly(1, 29)).await.unwrap().bytes().len(), 29);
+        assert_eq!(bodies.read(slowly(1, 31)).await.err().unwrap().code, Code::Timeout);
     }
 }

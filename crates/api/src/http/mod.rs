@@ -1,10 +1,15 @@
 //! REST: thin adapters over [`Service`], one file per noun.
 
+mod answer;
 mod body;
+mod connection;
 mod context;
 mod datasets;
 mod deployments;
 mod drain;
+mod edge;
+mod encoding;
+mod entry;
 mod error;
 mod exposition;
 mod extract;
@@ -16,48 +21,46 @@ mod models;
 mod observe;
 mod oip;
 mod openapi;
+mod patience;
 mod predict;
 mod repository;
 mod server;
+mod sites;
+mod stream;
+mod tls;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, Uri, header},
-    middleware::{self, Next},
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
-};
-use tokio::net::TcpListener;
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
-    trace::TraceLayer,
 };
 
 use watch::{Watch, WatchLayer};
 
+pub use self::{
+    edge::{ConnectionLimits, Edge, serve},
+    tls::{Tls, TlsFiles},
+};
 pub(crate) use self::{
-    body::{Bodies, Share, TIME_LIMIT, off_the_runtime},
+    body::{Bodies, Share, off_the_runtime},
     context::context,
 };
 use crate::{ApiError, Code, Service, grpc, traces::Traces};
 
 /// What the server accepts at most.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// A request's body, uploads excepted.
     pub max_body_bytes: usize,
     /// An uploaded data set or model.
     pub max_upload_bytes: u64,
-    /// The names under which this server may be called, ports aside; any name when absent.
-    ///
-    /// A server on loopback has only loopback's own: otherwise a page of another site, whose name its owner lets point
-    /// to this machine, could call it as its own server.
-    pub hosts: Option<Vec<String>>,
+    /// How long a body may take to come in; a large one has more time.
+    pub body_timeout: Duration,
 }
 
 /// What every handler sees.
@@ -71,12 +74,10 @@ struct App {
 
 /// All routes over this service; their traces go where `traces` sends them.
 pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Traces>>) -> Router {
-    let bodies = Bodies::new(limits.max_body_bytes);
-    let hosts: Arc<Option<Vec<String>>> = Arc::new(limits.hosts);
+    let bodies = Bodies::new(limits.max_body_bytes, limits.body_timeout);
     let watch = Arc::new(Watch::new(traces));
     let grpc = grpc::router(&service, &bodies);
     let app = App { service, bodies, max_upload_bytes: limits.max_upload_bytes, watch: Arc::clone(&watch) };
-    let request_id = HeaderName::from_static("x-request-id");
     Router::new()
         .route("/", get(server::welcome))
         .route("/metrics", get(metrics::show))
@@ -134,84 +135,7 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
         .merge(grpc)
         // Uploads are bounded where they are staged, and all other bodies in `Bodies`.
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(hosts, refuse_other_sites))
-        .layer(middleware::from_fn(drain::hear_out))
-        .layer(CatchPanicLayer::custom(|payload: Box<dyn std::any::Any + Send>| {
-            panic_error(payload.as_ref()).into_response()
-        }))
         .layer(WatchLayer(watch))
-        .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(()).on_failure(()))
-        .layer(PropagateRequestIdLayer::new(request_id.clone()))
-        .layer(SetRequestIdLayer::new(request_id, UuidRequestId))
-}
-
-/// Serves until `shutdown` completes; then refuses new connections, answers what has begun for at most `grace`, and
-/// returns.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-    grace: Duration,
-) -> std::io::Result<()> {
-    let (closing, closed) = tokio::sync::oneshot::channel();
-    let signal = async move {
-        shutdown.await;
-        let _ = closing.send(());
-    };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(signal);
-    let deadline = async move {
-        // A sender dropped without a word means that serving ended by itself.
-        if closed.await.is_ok() {
-            tokio::time::sleep(grace).await;
-            tracing::warn!(grace_seconds = grace.as_secs(), "some calls did not end within the grace period");
-        } else {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        result = async { serving.await } => result,
-        () = deadline => Ok(()),
-    }
-}
-
-async fn refuse_other_sites(State(hosts): State<Arc<Option<Vec<String>>>>, request: Request, next: Next) -> Response {
-    match other_site(&request, (*hosts).as_deref()) {
-        Some(refusal) => refusal.into_response(),
-        None => next.run(request).await,
-    }
-}
-
-/// A page of another site, open in a browser on this machine, could otherwise send requests to a server on loopback.
-fn other_site(request: &Request, hosts: Option<&[String]>) -> Option<ApiError> {
-    let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let authority = header(header::HOST).or_else(|| request.uri().authority().map(|authority| authority.as_str()));
-    if let (Some(hosts), Some(authority)) = (hosts, authority) {
-        let name = host_name(authority);
-        if !hosts.iter().any(|host| host.eq_ignore_ascii_case(name)) {
-            let shown: String = name.chars().take(100).collect();
-            let message =
-                format!("this server is not called {shown}: if it should be, start it with --allow-host {shown}");
-            return Some(ApiError::new(Code::Forbidden, message));
-        }
-    }
-    let origin = request.headers().get(header::ORIGIN)?;
-    let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
-    (origin.as_ref().and_then(Uri::authority).map(|origin| origin.as_str()) != authority)
-        .then(|| ApiError::new(Code::Forbidden, "requests from pages of other sites are refused"))
-}
-
-/// The host of `host:port`, without its port.
-fn host_name(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((name, port)) if !name.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => authority,
-    }
-}
-
-/// What the log says of a request has the id that its answer carries.
-fn span(request: &Request) -> tracing::Span {
-    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::error_span!("request", id, method = %request.method(), path = request.uri().path())
 }
 
 /// What the caller of a handler that panicked is told.
@@ -229,13 +153,4 @@ async fn not_found(uri: Uri) -> ApiError {
 async fn method_not_allowed(State(_): State<App>) -> Response {
     let body = axum::Json(serde_json::json!({ "error": "this address does not take this method" }));
     (StatusCode::METHOD_NOT_ALLOWED, body).into_response()
-}
-
-#[derive(Clone, Copy)]
-struct UuidRequestId;
-
-impl MakeRequestId for UuidRequestId {
-    fn make_request_id<B>(&mut self, _: &axum::http::Request<B>) -> Option<RequestId> {
-        HeaderValue::from_str(&uuid::Uuid::now_v7().to_string()).ok().map(RequestId::new)
-    }
 }

@@ -13,7 +13,7 @@ use wattle_store::{AliasChange, Model, ModelVersion};
 
 use super::{
     App,
-    body::stage,
+    body::{paced, stage},
     extract::{self, FromPath, in_our_words},
 };
 use crate::{
@@ -35,6 +35,7 @@ pub(super) async fn import(
         "application/octet-stream" => ImportFiles::Onnx(stage(&app, request.into_body()).await?),
         "application/toml" => ImportFiles::Pipeline(stage(&app, request.into_body()).await?),
         "multipart/form-data" => {
+            let request = request.map(|body| Body::from_stream(paced(&app, body)));
             let form = Multipart::from_request(request, &app)
                 .await
                 .map_err(|error| ApiError::invalid(in_our_words(&error.body_text())))?;

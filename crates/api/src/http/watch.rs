@@ -1,6 +1,7 @@
 //! What is noticed of every request, whatever it asks for: how it ended, whether that was slow, and its trace.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc,
@@ -10,11 +11,15 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use axum::{extract::Request, response::Response};
+use axum::{
+    extract::Request,
+    response::{IntoResponse, Response},
+};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::panic_error;
 use crate::traces::{Trace, Traces};
 
 /// From here on an answer is told as slow at the level of debugging.
@@ -122,7 +127,11 @@ impl<F: Future<Output = Result<Response, E>>, E> Future for Watching<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let result = ready!(this.inner.poll(context));
+        // A handler that panics has an answer all the same, which is counted as others are.
+        let result = match catch_unwind(AssertUnwindSafe(|| this.inner.poll(context))) {
+            Ok(result) => ready!(result),
+            Err(payload) => Ok(panic_error(payload.as_ref()).into_response()),
+        };
         if let Ok(response) = &result {
             this.watch.answered(response, *this.started);
             if let (Some(traces), Some(trace)) = (&this.watch.traces, this.trace.take()) {

@@ -40,7 +40,7 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
         Command::Docs { page } => return docs::run(page),
         _ => {}
     }
-    let context = Context { client: Client::new(&flags.url)?, output: flags.output };
+    let context = Context { client: Client::new(&flags.url, flags.ca_file.as_deref())?, output: flags.output };
     let command = async {
         match flags.command {
             Command::Quickstart(flags) => quickstart::run(&context, &flags).await,

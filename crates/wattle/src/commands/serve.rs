@@ -7,12 +7,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
-use wattle_api::{Local, Service, Traces, http, local::Parts, worker::Workers};
+use wattle_api::{
+    Local, Service, Traces,
+    http::{self, Edge, Tls},
+    local::Parts,
+    worker::Workers,
+};
 use wattle_deploy::process::Processes;
 use wattle_meter::Meter;
 use wattle_serve::Server;
@@ -27,6 +33,8 @@ use crate::{
 
 /// How long the databases may take to close.
 const CLOSING: Duration = Duration::from_secs(10);
+/// Files that a server has open besides its connections.
+const OTHER_FILES: u64 = 512;
 /// Training jobs that may wait.
 const MAX_WAITING_JOBS: usize = 100;
 
@@ -38,6 +46,13 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    let tls = match config.tls {
+        Some(files) => Some(Tls::open(files).await?),
+        None => None,
+    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    allow_open_files(config.connections.max_connections as u64 + OTHER_FILES);
+    let edge = Edge { hosts: config.hosts, tls, limits: config.connections, grace: config.grace };
     // From here on a signal waits until the server can end in order, also while it still starts.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
@@ -61,7 +76,7 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
         tracing::warn!(%address, "anyone who reaches this address can use and change this server: there are no keys");
     }
     print_line(&format!(
-        "wattle {} listens on http://{address} and keeps its data in {}",
+        "wattle {} listens on {scheme}://{address} and keeps its data in {}",
         env!("CARGO_PKG_VERSION"),
         config.data_dir.display()
     ))?;
@@ -76,7 +91,7 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
         closing.close();
         closing.interrupt_jobs().await;
     };
-    http::serve(listener, router, shutdown, config.grace).await?;
+    http::serve(listener, router, edge, shutdown).await;
     // What still holds a connection has had its grace; both databases are safe without an orderly end.
     let ended = tokio::time::timeout(CLOSING, async {
         service.shutdown().await?;
@@ -91,6 +106,23 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
         traces.shutdown().await;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Raises the number of files that this process may have open, which is often too low for that many connections.
+fn allow_open_files(wanted: u64) {
+    let limits = getrlimit(Resource::Nofile);
+    if limits.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let allowed = limits.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), ..limits });
+    if raised.is_err() || allowed < wanted {
+        tracing::warn!(
+            wanted,
+            allowed,
+            "this process may open too few files for --max-connections: raise the limit (ulimit -n), or lower the flag"
+        );
+    }
 }
 
 fn start_log(config: &Config) -> Result<()> {

@@ -43,6 +43,16 @@ const MOST_MEMORY_BYTES: u64 = 1 << 50;
 const MOST_WATTS: f64 = 1e9;
 /// The longest time that calls are given to end, a day.
 const MOST_GRACE_SECONDS: f64 = 86_400.0;
+/// The longest that a client may be waited for, a day.
+const MOST_TIMEOUT_SECONDS: f64 = 86_400.0;
+/// The most open connections; each is a file descriptor.
+const MOST_CONNECTIONS: u64 = 1 << 20;
+/// The least room for the head of a request, which must fit a path and a few headers.
+const LEAST_HEADER_BYTES: u64 = 1 << 10;
+/// The most room for the head of a request; each connection may take it.
+const MOST_HEADER_BYTES: u64 = 1 << 20;
+/// The most requests at once on a connection.
+const MOST_STREAMS: u64 = 100_000;
 
 /// All keys, in the order of [`SECTIONS`].
 pub(crate) fn keys() -> &'static [Key] {
@@ -64,6 +74,17 @@ fn table() -> Vec<Key> {
         Key::new("server.allow_hosts", names(), |s| &mut s.allow_hosts)
             .about("Further names under which callers reach a server on loopback, for example behind a reverse proxy.")
             .flag("allow-host"),
+        Key::new("server.tls_cert", optional(path("file")), |s| &mut s.tls_cert)
+            .about(
+                "A certificate, as PEM, and after it those of the authorities between it and the root; the server then \
+                 speaks https alone, and reads the files again when they change.",
+            )
+            .flag("tls-cert")
+            .default_is("none, and connections are in the clear"),
+        Key::new("server.tls_key", optional(path("file")), |s| &mut s.tls_key)
+            .about("The certificate's private key, as PEM without a passphrase.")
+            .flag("tls-key")
+            .default_is("none"),
         Key::new("server.grace_seconds", seconds(0.0..=MOST_GRACE_SECONDS), |s| &mut s.grace)
             .about("How long calls under way are given to end on SIGTERM.")
             .flag("grace-seconds"),
@@ -83,6 +104,27 @@ fn table() -> Vec<Key> {
         Key::new("limits.max_upload_bytes", bytes(1..=MOST_UPLOAD_BYTES), |s| &mut s.max_upload_bytes)
             .about("The largest data set or model that may be sent.")
             .flag("max-upload-bytes"),
+        Key::new("limits.max_connections", whole(1..=MOST_CONNECTIONS), |s| &mut s.max_connections)
+            .about("Open connections; more are refused with 503.")
+            .flag("max-connections"),
+        Key::new("limits.max_header_bytes", bytes(LEAST_HEADER_BYTES..=MOST_HEADER_BYTES), |s| &mut s.max_header_bytes)
+            .about("The largest head of a request, its first line and headers.")
+            .flag("max-header-bytes"),
+        Key::new("limits.max_http2_streams", whole(1..=MOST_STREAMS), |s| &mut s.max_http2_streams)
+            .about("Requests at once on one connection of HTTP/2.")
+            .flag("max-http2-streams"),
+        Key::new("limits.header_timeout_seconds", seconds(0.1..=MOST_TIMEOUT_SECONDS), |s| &mut s.header_timeout)
+            .about("How long the head of a request may take to come in.")
+            .flag("header-timeout-seconds"),
+        Key::new("limits.body_timeout_seconds", seconds(0.1..=MOST_TIMEOUT_SECONDS), |s| &mut s.body_timeout)
+            .about("How long the body of a request may take to come in; it has longer as long as it comes fast enough.")
+            .flag("body-timeout-seconds"),
+        Key::new("limits.write_timeout_seconds", seconds(0.1..=MOST_TIMEOUT_SECONDS), |s| &mut s.write_timeout)
+            .about("How long an answer may wait for its client to take more of it.")
+            .flag("write-timeout-seconds"),
+        Key::new("limits.idle_timeout_seconds", seconds(0.1..=MOST_TIMEOUT_SECONDS), |s| &mut s.idle_timeout)
+            .about("How long a connection may stay open between requests.")
+            .flag("idle-timeout-seconds"),
         Key::new("memory.budget_bytes", bytes(1..=MOST_MEMORY_BYTES), |s| &mut s.memory_budget_bytes)
             .about("The memory that models may take together; the least valuable make room.")
             .flag("memory-budget")

@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use wattle_api::http::Limits;
+use wattle_api::http::{ConnectionLimits, Limits, TlsFiles};
 use wattle_meter::SensorConfig;
 use wattle_serve::ServeOptions;
 
@@ -18,6 +18,9 @@ pub(crate) struct Config {
     pub(crate) grace: Duration,
     pub(crate) serving: ServeOptions,
     pub(crate) limits: Limits,
+    pub(crate) connections: ConnectionLimits,
+    pub(crate) hosts: Option<Vec<String>>,
+    pub(crate) tls: Option<TlsFiles>,
     pub(crate) max_training: usize,
     pub(crate) sensor: SensorConfig,
     pub(crate) log_format: LogFormat,
@@ -44,6 +47,19 @@ impl Loaded {
             let problem = "has no default where there is no home folder: say where data goes, as with --data-dir";
             problems.push(Problem::of_key(self.origin("server.data_dir"), "server.data_dir", problem));
         }
+        let tls = match (said.tls_cert, said.tls_key) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (None, None) => None,
+            (cert, _) => {
+                let (given, missing) = match cert {
+                    Some(_) => ("server.tls_cert", "server.tls_key"),
+                    None => ("server.tls_key", "server.tls_cert"),
+                };
+                let problem = format!("is of no use alone: say {missing} too");
+                problems.push(Problem::of_key(self.origin(given), given, problem));
+                None
+            }
+        };
         match said.data_dir {
             Some(data_dir) if problems.is_empty() => Ok(Config {
                 data_dir,
@@ -58,8 +74,18 @@ impl Loaded {
                 limits: Limits {
                     max_body_bytes: said.max_body_bytes,
                     max_upload_bytes: said.max_upload_bytes,
-                    hosts: hosts(said.listen.ip(), said.allow_hosts),
+                    body_timeout: said.body_timeout,
                 },
+                connections: ConnectionLimits {
+                    max_connections: said.max_connections,
+                    max_header_bytes: said.max_header_bytes,
+                    header_timeout: said.header_timeout,
+                    idle_timeout: said.idle_timeout,
+                    write_timeout: said.write_timeout,
+                    max_http2_streams: said.max_http2_streams,
+                },
+                hosts: hosts(said.listen.ip(), said.allow_hosts),
+                tls,
                 listen: said.listen,
                 max_training: said.max_training,
                 sensor,

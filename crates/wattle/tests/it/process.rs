@@ -40,6 +40,11 @@ pub(crate) fn peak_memory(id: u32) -> Option<u64> {
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
+/// How many files and sockets a process has open.
+pub(crate) fn descriptors(id: u32) -> usize {
+    fs::read_dir(format!("/proc/{id}/fd")).map_or(0, Iterator::count)
+}
+
 /// How nice a process is to others.
 pub(crate) fn niceness(id: u32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;

@@ -58,6 +58,12 @@ impl Connection {
         self.call("POST", path, &[("Content-Type", "application/json")], body.as_bytes())
     }
 
+    /// The connection itself, from which nothing must have been read ahead.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        assert!(self.stream.buffer().is_empty());
+        self.stream.into_inner()
+    }
+
     fn read(&mut self) -> io::Result<Answer> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         let line = self.line()?;
