@@ -66,7 +66,7 @@ impl Coding {
 ///
 /// # Errors
 /// The answer to a coding that is not known.
-pub(super) fn decode(request: Request) -> Result<Request, Response> {
+pub(super) fn decode(request: Request) -> Result<Request, Box<Response>> {
     if !request.headers().contains_key(header::CONTENT_ENCODING) {
         return Ok(request);
     }
@@ -75,7 +75,7 @@ pub(super) fn decode(request: Request) -> Result<Request, Response> {
         Ok(None) => return Ok(request),
         Err(error) => {
             let known = [(header::ACCEPT_ENCODING, HeaderValue::from_static("zstd, gzip, deflate"))];
-            return Err((known, error).into_response());
+            return Err(Box::new((known, error).into_response()));
         }
     };
     let (mut parts, body) = request.into_parts();

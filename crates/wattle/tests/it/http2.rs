@@ -121,12 +121,12 @@ async fn a_large_answer_comes_whole_to_a_client_that_reads() {
 async fn an_idle_connection_is_told_to_end_and_so_is_one_when_the_server_does() {
     let server = founding(&["--idle-timeout-seconds", "1"]);
     let (mut sender, connection) = connect(&server, 65_535).await;
-    patiently(call(&mut sender, &server, "GET", "/v2", "")).await;
+    drop(patiently(call(&mut sender, &server, "GET", "/v2", "")).await);
     patiently(connection).await.unwrap().unwrap();
 
     let server = founding(&[]);
     let (mut sender, connection) = connect(&server, 65_535).await;
-    patiently(call(&mut sender, &server, "GET", "/v2", "")).await;
+    drop(patiently(call(&mut sender, &server, "GET", "/v2", "")).await);
     let started = Instant::now();
     let ended = tokio::task::spawn_blocking(move || server.terminate());
     patiently(connection).await.unwrap().unwrap();
