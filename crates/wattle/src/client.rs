@@ -145,13 +145,15 @@ fn authorities(path: &Path) -> Result<Vec<Certificate>> {
 fn distrust(error: &reqwest::Error) -> Option<String> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        // The errors of TLS come wrapped into one of IO, which does not show it among its sources.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let inner = inner.map(|inner| inner as &(dyn Error + 'static)).unwrap_or(error);
-        if let Some(rustls::Error::InvalidCertificate(reason)) = inner.downcast_ref() {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = error.downcast_ref() {
             return Some(reason.to_string());
         }
-        cause = error.source();
+        // An error of IO does not show what it wraps among its sources.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
     None
 }
