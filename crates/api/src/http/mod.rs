@@ -42,13 +42,13 @@ use axum::{
 
 use watch::{Watch, WatchLayer};
 
-pub use self::{
-    edge::{ConnectionLimits, Edge, serve},
-    tls::{Tls, TlsFiles},
-};
 pub(crate) use self::{
     body::{Bodies, Share, off_the_runtime},
     context::context,
+};
+pub use self::{
+    edge::{ConnectionLimits, Edge, serve},
+    tls::{Tls, TlsFiles},
 };
 use crate::{ApiError, Code, Service, grpc, traces::Traces};
 
