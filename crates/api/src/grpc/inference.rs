@@ -23,6 +23,7 @@ use crate::{
     answer::check_answer,
     describe::{self, Change},
     http::{self, Bodies, Share, off_the_runtime},
+    traces::Timing,
 };
 
 /// The inference service over [`Service`].
@@ -30,6 +31,8 @@ use crate::{
 pub(super) struct Inference {
     pub(super) service: Arc<dyn Service>,
     pub(super) bodies: Bodies,
+    /// Whether somebody wants to know where a call's time went.
+    pub(super) traced: bool,
 }
 
 /// What a message of a call comes with.
@@ -46,7 +49,7 @@ impl Inference {
         &self,
         request: proto::ModelInferRequest,
         delivery: Delivery,
-    ) -> Result<proto::ModelInferResponse> {
+    ) -> Result<(proto::ModelInferResponse, Option<Timing>)> {
         let replica = describe::find(self.service.as_ref(), &request.model_name.parse()?, &request.model_version)?;
         let observation = replica.observe(Protocol::Grpc);
         let answer = async {
@@ -54,7 +57,7 @@ impl Inference {
             let number = |name| convert::whole_number(&request.parameters, name).map(Option::unwrap_or_default);
             context.apply_triton(number("priority")?, number("timeout")?);
             let deadline = context.deadline;
-            let answer = self.answer(replica, context, request, share);
+            let answer = self.answer(Arc::clone(&replica), context, request, share);
             match deadline {
                 None => answer.await,
                 Some(deadline) if deadline <= Instant::now() => Err(wattle_serve::Error::Expired.into()),
@@ -65,8 +68,9 @@ impl Inference {
         };
         match answer.await {
             Ok((response, phases)) => {
-                observation.answered(GrpcCode::Ok as u16, phases);
-                Ok(response)
+                let phases = observation.answered(GrpcCode::Ok as u16, phases);
+                let timing = self.traced.then(|| Timing { deployment: replica.name().clone(), phases });
+                Ok((response, timing))
             }
             Err(error) => {
                 observation.failed(error.code.grpc() as u16);
@@ -185,7 +189,12 @@ impl GrpcInferenceService for Inference {
         let arrival = request.extensions().get::<Arrival>().cloned();
         let request = request.into_inner();
         let share = arrival.map(|arrival| arrival.take(&request)).transpose()?;
-        Ok(Response::new(self.infer(request, Delivery { context, share }).await?))
+        let (response, timing) = self.infer(request, Delivery { context, share }).await?;
+        let mut response = Response::new(response);
+        if let Some(timing) = timing {
+            response.extensions_mut().insert(timing);
+        }
+        Ok(response)
     }
 
     async fn model_stream_infer(

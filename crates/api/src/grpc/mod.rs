@@ -35,8 +35,8 @@ const COMPRESSION: [CompressionEncoding; 3] =
     [CompressionEncoding::Gzip, CompressionEncoding::Zstd, CompressionEncoding::Deflate];
 
 /// The routes of all gRPC services.
-pub(crate) fn router(service: &Arc<dyn Service>, bodies: &Bodies) -> Router {
-    let inference = Inference { service: Arc::clone(service), bodies: bodies.clone() };
+pub(crate) fn router(service: &Arc<dyn Service>, bodies: &Bodies, traced: bool) -> Router {
+    let inference = Inference { service: Arc::clone(service), bodies: bodies.clone(), traced };
     let mut inference = GrpcInferenceServiceServer::new(inference).max_decoding_message_size(bodies.max_bytes());
     for encoding in COMPRESSION {
         inference = inference.accept_compressed(encoding).send_compressed(encoding);

@@ -5,7 +5,7 @@ use tonic::{
     metadata::{AsciiMetadataValue, MetadataMap},
 };
 
-use crate::{ApiError, Code};
+use crate::{ApiError, Code, failures};
 
 impl Code {
     /// Triton's mapping where Triton has the case, otherwise the nearest of gRPC's own.
@@ -26,6 +26,7 @@ impl Code {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Status {
+        failures::note(&error);
         let mut metadata = MetadataMap::new();
         if let Some(seconds) = error.retry_after_seconds {
             metadata.insert("retry-after", AsciiMetadataValue::from(seconds));

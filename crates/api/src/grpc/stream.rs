@@ -115,7 +115,10 @@ impl Calls {
         let has_id = !request.id.is_empty();
         let share = self.arrival.as_ref().map(|arrival| arrival.take(&request)).transpose();
         let (inference, context) = (self.inference.clone(), self.context.clone());
-        let call = async move { inference.infer(request, Delivery { context, share: share? }).await };
+        let call = async move {
+            let answered = inference.infer(request, Delivery { context, share: share? }).await;
+            answered.map(|(response, _)| response)
+        };
         let call = AbortOnDropHandle::new(tokio::spawn(call.in_current_span()));
         let answer = call.map(|done| answer(done.map_err(ApiError::internal).flatten(), asked)).boxed();
         match has_id {

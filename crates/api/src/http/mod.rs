@@ -76,7 +76,7 @@ struct App {
 pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Traces>>) -> Router {
     let bodies = Bodies::new(limits.max_body_bytes, limits.body_timeout);
     let watch = Arc::new(Watch::new(traces));
-    let grpc = grpc::router(&service, &bodies);
+    let grpc = grpc::router(&service, &bodies, watch.traces());
     let app = App { service, bodies, max_upload_bytes: limits.max_upload_bytes, watch: Arc::clone(&watch) };
     Router::new()
         .route("/", get(server::welcome))

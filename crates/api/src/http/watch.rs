@@ -25,6 +25,9 @@ use crate::traces::{Trace, Traces};
 /// From here on an answer is told as slow at the level of debugging.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// What machines ask every few seconds; nothing of a caller's begins like that.
+const PROBES: [&str; 5] = ["/metrics", "/v2/health/", "/ping", "/health", "/grpc.health."];
+
 /// What is counted of a server's answers.
 pub(super) struct Watch {
     started_at: SystemTime,
@@ -80,8 +83,8 @@ impl Watch {
         let traces = self.traces.as_ref()?;
         // Whoever asks every few seconds whether all is well would bury the others.
         let path = request.uri().path();
-        let probe = path == "/metrics" || path.starts_with("/v2/health/");
-        (!probe).then(|| Box::new(traces.begin(request)))
+        let is_probe = PROBES.iter().any(|probe| path.starts_with(probe));
+        (!is_probe).then(|| Box::new(traces.begin(request)))
     }
 
     fn answered(&self, response: &Response, started: Instant) {
