@@ -12,10 +12,10 @@ use wattle_api::grpc::proto::{
 
 use crate::support::{PATIENCE, Server, post};
 
-type Client = GrpcInferenceServiceClient<Channel>;
+pub(crate) type Client = GrpcInferenceServiceClient<Channel>;
 
 /// Runs a test's calls; all of them end within its patience.
-fn calls<T>(server: &Server, calls: impl AsyncFnOnce(Channel) -> T) -> T {
+pub(crate) fn calls<T>(server: &Server, calls: impl AsyncFnOnce(Channel) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let channel = Channel::from_shared(server.url.clone()).unwrap().connect().await.unwrap();
@@ -24,7 +24,7 @@ fn calls<T>(server: &Server, calls: impl AsyncFnOnce(Channel) -> T) -> T {
 }
 
 /// A call of the founding model with its one input as typed contents.
-fn founding(id: &str, values: &[f64]) -> ModelInferRequest {
+pub(crate) fn founding(id: &str, values: &[f64]) -> ModelInferRequest {
     let contents = InferTensorContents { fp64_contents: values.to_vec(), ..Default::default() };
     let input = tensor("x", "FP64", &[values.len() as i64, 1], Some(contents));
     ModelInferRequest { model_name: "founding".into(), id: id.into(), inputs: vec![input], ..Default::default() }

@@ -11,6 +11,7 @@ use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Value, json};
 
 use crate::{
+    grpc::{Client, calls, founding},
     raw::Connection,
     support::{Answer, PATIENCE, Server, post, root, send, wait_for, words},
 };
@@ -103,6 +104,32 @@ fn what_is_told_is_what_happened() {
     assert!(told.at("process_resident_memory_bytes", &[]) > 1e6);
     assert!(told.at("process_start_time_seconds", &[]) > 1.7e9);
     assert_eq!(told.at("wattle_ready", &[]), 1.0);
+}
+
+#[test]
+fn each_protocol_has_its_own_codes() {
+    let server = Server::start_furnished();
+    calls(&server, async |channel| {
+        let mut client = Client::new(channel);
+        client.model_infer(founding("1", &[1.0, 2.0])).await.unwrap();
+        let mut wrong = founding("2", &[1.0]);
+        wrong.inputs[0].name = "z".into();
+        client.model_infer(wrong).await.unwrap_err();
+    });
+    let url = format!("{}/models/founding/invocations", server.url);
+    assert_eq!(post(&url, &json!({"inputs": {"x": [1.0]}})).status, 200);
+    assert_eq!(post(&url, &json!({"outputs": []})).status, 400);
+    let told = Scrape::of(&server.url);
+    for (protocol, code) in [("grpc", "OK"), ("grpc", "INVALID_ARGUMENT"), ("mlflow", "200"), ("mlflow", "400")] {
+        assert_eq!(
+            told.at("wattle_requests_total", &[("protocol", protocol), ("code", code)]),
+            1.0,
+            "{protocol} {code}"
+        );
+    }
+    assert_eq!(told.at("wattle_request_duration_seconds_count", &[("protocol", "grpc")]), 1.0);
+    assert_eq!(told.at("wattle_request_phase_duration_seconds_count", &[("phase", "compute")]), 2.0);
+    assert_eq!(told.at("wattle_requests_in_flight", &[("deployment", "founding")]), 0.0);
 }
 
 #[test]

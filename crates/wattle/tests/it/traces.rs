@@ -17,6 +17,7 @@ use prost::Message;
 use serde_json::json;
 
 use crate::{
+    grpc::{Client, calls, founding},
     process,
     support::{Server, nobody, post, send},
 };
@@ -171,6 +172,27 @@ fn a_calls_trace_is_part_of_its_callers() {
     assert!(!spans.iter().any(|span| span.name.contains("/metrics") || span.name.contains("/health")));
     let resource = &collector.received.lock().unwrap().resource;
     assert_eq!(resource["service.name"], "wattle");
+}
+
+#[test]
+fn a_call_over_grpc_is_traced_too() {
+    let collector = Collector::start();
+    let server = Server::start_with(&["--otlp-endpoint", &collector.url]);
+    server.furnish();
+    calls(&server, async |channel| {
+        let mut request = tonic::Request::new(founding("1", &[1.0]));
+        let parent = "00-3af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+        Client::new(channel).model_infer(request).await.unwrap();
+    });
+    server.terminate();
+    let spans = collector.spans();
+    let mut of_call: Vec<&Span> =
+        spans.iter().filter(|span| hex(&span.trace_id) == "3af7651916cd43dd8448eb211c80319c").collect();
+    of_call.sort_by_key(|span| span.kind != SpanKind::Server as i32);
+    assert_eq!(of_call.len(), 6, "{of_call:?}");
+    assert_eq!(attributes(&of_call[0].attributes)["wattle.deployment"], "founding");
+    assert!(of_call[1..].iter().all(|phase| phase.parent_span_id == of_call[0].span_id));
 }
 
 #[test]
