@@ -96,6 +96,11 @@ impl Current {
     }
 }
 
+/// The id of the request that is being answered.
+pub(crate) fn id() -> Option<String> {
+    CURRENT.try_with(|current| current.id.to_string()).ok()
+}
+
 /// The span of the request that is being answered, for a task that goes on by itself.
 pub(crate) fn span() -> Span {
     CURRENT.try_with(|current| current.span().clone()).unwrap_or_else(|_| Span::current())

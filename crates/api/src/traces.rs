@@ -30,7 +30,7 @@ use opentelemetry_sdk::{
 use wattle_core::Name;
 use wattle_serve::metrics::Phases;
 
-use crate::{ApiError, Result};
+use crate::{ApiError, Result, request};
 
 /// How long a collector may take for a batch.
 const SENDING: Duration = Duration::from_secs(10);
@@ -97,8 +97,8 @@ impl Traces {
             KeyValue::new("http.request.method", method.clone()),
             KeyValue::new("url.path", request.uri().path().to_owned()),
         ];
-        if let Some(id) = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()) {
-            attributes.push(KeyValue::new("wattle.request_id", id.to_owned()));
+        if let Some(id) = request::id() {
+            attributes.push(KeyValue::new("wattle.request_id", id));
         }
         // Only addresses that exist become names, since whoever collects traces groups them by name.
         let name = match route {
