@@ -179,8 +179,9 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
 pub(super) async fn part_with(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), status: &str, message: &str) {
     let body = json!({ "error": message }).to_string();
     let length = body.len();
+    let later = if status.starts_with("503") { "Retry-After: 1\r\n" } else { "" };
     let text = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n{body}"
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{later}Connection: close\r\n\r\n{body}"
     );
     let _ = timeout(LAST_WORDS, async {
         stream.write_all(text.as_bytes()).await?;
