@@ -49,7 +49,7 @@ pub(super) fn frame(shown: &Shown<'_>, view: &View<'_>) -> Vec<String> {
     let mut lines = match shown {
         Shown::Figures(figures) => summary(figures, view),
         Shown::First => vec![format!("wattle at {}", view.url), "looking…".into(), String::new(), String::new()],
-        Shown::Away(why) => vec![format!("wattle at {}", view.url), (*why).to_owned(), String::new(), String::new()],
+        Shown::Away(why) => [format!("wattle at {}", view.url)].into_iter().chain(wrapped(why, view.width)).collect(),
     };
     if let Shown::Figures(figures) = shown {
         let widths = Widths::of(&figures.deployments, view.width);
@@ -160,6 +160,22 @@ impl Widths {
 
 fn none() -> String {
     "-".into()
+}
+
+/// A text in lines of at most so many characters, as far as its words are no longer.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// A text of at most so many characters; `…` stands for what is left out.
@@ -317,6 +333,15 @@ mod tests {
         let lines = frame(&Shown::Figures(&figures), &view(160, 24));
         assert_eq!(lines.last().map(String::as_str), Some("and 283 more: s sorts them"));
         assert!(lines[HEAD_LINE].contains("MODEL") && lines[HEAD_LINE + 1].contains("a-model-with-a-long-name:12"));
+    }
+
+    #[test]
+    fn why_a_server_is_away_can_be_read() {
+        let why =
+            "no server answers at http://127.0.0.1:8080: start one with `wattle serve`, or say where it is with --url";
+        let lines = frame(&Shown::Away(why), &view(80, 24));
+        assert_eq!(lines[0], "wattle at http://127.0.0.1:8080");
+        assert_eq!(lines[1..].join(" "), why);
     }
 
     #[test]
