@@ -141,7 +141,7 @@ impl Share {
     /// More than there are for all; or as many as others leave over.
     pub(crate) fn grow(&mut self, bytes: u64) -> Result<()> {
         self.bytes = self.bytes.saturating_add(bytes);
-        let Bodies { max_bytes, budget } = &self.bodies;
+        let Bodies { max_bytes, budget, .. } = &self.bodies;
         let due = self.bytes.saturating_sub(LARGE_BYTES as u64);
         let most = max_bytes.saturating_mul(LARGEST_AT_ONCE) as u64;
         let too_large = || {

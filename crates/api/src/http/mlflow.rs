@@ -182,7 +182,7 @@ fn error_code(code: Code) -> &'static str {
         Code::NotFound => "RESOURCE_DOES_NOT_EXIST",
         Code::Conflict => "RESOURCE_CONFLICT",
         Code::Forbidden => "PERMISSION_DENIED",
-        Code::Timeout => "DEADLINE_EXCEEDED",
+        Code::Timeout | Code::Expired => "DEADLINE_EXCEEDED",
         Code::TooMany => "REQUEST_LIMIT_EXCEEDED",
         Code::Unavailable => "TEMPORARILY_UNAVAILABLE",
         Code::OutOfSpace => "RESOURCE_EXHAUSTED",

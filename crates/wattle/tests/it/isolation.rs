@@ -129,7 +129,6 @@ fn limits_hold_and_who_breaks_them_falls_alone() {
         assert_eq!(limited_by, "cgroup");
     }
     // What comes in fits, and not what is made of it.
-    const ROWS: usize = 16 << 20;
     let binary = json!({"binary_data_size": 8 * ROWS});
     let input = json!({"name": "x", "shape": [ROWS, 1], "datatype": "FP64", "parameters": binary});
     let json = json!({"inputs": [input]}).to_string();
