@@ -59,13 +59,14 @@ pub(crate) struct Timing {
 }
 
 impl Traces {
-    /// Sends to the collector at this base address, as in `http://127.0.0.1:4318`; needs a Tokio runtime. Which traces are
-    /// kept (`OTEL_TRACES_SAMPLER`), what the sender is called (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`) and what
-    /// the collector asks for (`OTEL_EXPORTER_OTLP_HEADERS`) are the library's settings.
+    /// Sends to the collector at this base address, as in `http://127.0.0.1:4318`, under this name of a service or else
+    /// that of the resource's attributes, or `wattle`; needs a Tokio runtime. Which traces are kept
+    /// (`OTEL_TRACES_SAMPLER`), what else the sender is (`OTEL_RESOURCE_ATTRIBUTES`) and what the collector asks for
+    /// (`OTEL_EXPORTER_OTLP_HEADERS`) are the library's settings.
     ///
     /// # Errors
     /// When the address is none.
-    pub fn start(endpoint: &str) -> Result<Traces> {
+    pub fn start(endpoint: &str, service_name: Option<&str>) -> Result<Traces> {
         let wrong = |what: &str| ApiError::invalid(format!("cannot send traces to {endpoint}: {what}"));
         if !endpoint.starts_with("http://") {
             return Err(wrong("the address must begin with http://, as in http://127.0.0.1:4318"));
@@ -83,7 +84,8 @@ impl Traces {
             .with_timeout(SENDING)
             .build()
             .map_err(|error| wrong(&error.to_string()))?;
-        let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
+        let provider =
+            SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource(service_name)).build();
         let tracer = provider.tracer("wattle");
         Ok(Traces { provider, tracer, propagator: TraceContextPropagator::new() })
     }
@@ -174,13 +176,14 @@ fn header_text<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
 }
 
 /// Who sends the traces.
-fn resource() -> Resource {
+fn resource(service_name: Option<&str>) -> Resource {
     let named = Resource::builder().build();
     let name = named.get(&"service.name".into()).map(|name| name.to_string()).unwrap_or_default();
+    let own = service_name.or_else(|| name.starts_with("unknown_service").then_some("wattle"));
     let resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    match name.starts_with("unknown_service") {
-        true => resource.with_service_name("wattle").build(),
-        false => resource.build(),
+    match own {
+        Some(name) => resource.with_service_name(name.to_owned()).build(),
+        None => resource.build(),
     }
 }
 

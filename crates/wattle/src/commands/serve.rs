@@ -69,7 +69,8 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
     let launcher = Arc::new(Workers(processes));
     let server = Server::start(store.clone(), meter.clone(), config.serving, Some(launcher)).await?;
     let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program });
-    let traces = config.otlp_endpoint.as_deref().map(Traces::start).transpose()?.map(Arc::new);
+    let traces = config.traces.map(|(endpoint, name)| Traces::start(&endpoint, name.as_deref()));
+    let traces = traces.transpose()?.map(Arc::new);
     let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits, traces.clone());
 
     if !address.ip().is_loopback() {

@@ -92,6 +92,14 @@ pub(super) fn path(what: &str) -> Form<PathBuf> {
     })
 }
 
+/// A name for people.
+pub(super) fn name() -> Form<String> {
+    form("NAME", "a name".into(), |written, _| {
+        let text = written.text()?.trim();
+        (!text.is_empty() && !text.contains(char::is_control)).then(|| text.to_owned())
+    })
+}
+
 /// Names, in the environment between commas.
 pub(super) fn names() -> Form<Vec<String>> {
     let names = form("NAME", "a list of names".into(), |written, _| {

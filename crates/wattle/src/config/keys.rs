@@ -13,7 +13,9 @@ use serde_json::Value;
 
 use super::{
     Settings,
-    form::{Form, Written, address, bytes, choice, collector, filter, names, optional, path, quantity, seconds, whole},
+    form::{
+        Form, Written, address, bytes, choice, collector, filter, name, names, optional, path, quantity, seconds, whole,
+    },
     settings::LogFormat,
 };
 
@@ -169,6 +171,10 @@ fn table() -> Vec<Key> {
             .flag("otlp-endpoint")
             .variable("OTEL_EXPORTER_OTLP_ENDPOINT")
             .default_is("none, and nothing is traced"),
+        Key::new("telemetry.service_name", optional(name()), |s| &mut s.service_name)
+            .about("What the sender of traces is called.")
+            .variable("OTEL_SERVICE_NAME")
+            .default_is("wattle, or service.name of OTEL_RESOURCE_ATTRIBUTES"),
     ]
 }
 

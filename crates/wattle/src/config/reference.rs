@@ -17,8 +17,8 @@ a file; the environment; flags of `wattle serve`. They are read once, when it st
   `--no-config` reads none, and one that lies in the current folder is never read unasked.
 - It is TOML and begins with `version = {version}`. An unknown key, a wrong type and a value out of range are errors, each told with
   its line. A relative path in it is one below its folder.
-- The variable of a key is made of its section and its name: `WATTLE_LIMITS_MAX_WAITING`. An empty one says nothing, and
-  commas stand between the names of a list.
+- The variable of a key is made of its section and its name: `WATTLE_LIMITS_MAX_WAITING`. Some have a second
+  name, which counts where the first says nothing. An empty variable says nothing, and commas stand between the names of a list.
 - Sizes are numbers of bytes, or have a unit: `512MiB`, `2GiB`, `1.5GB`.
 
 `wattle config show` tells every key's value and where it came from, `wattle config show --default` prints a file to

@@ -25,7 +25,8 @@ pub(crate) struct Config {
     pub(crate) sensor: SensorConfig,
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: String,
-    pub(crate) otlp_endpoint: Option<String>,
+    /// The collector of traces, and the name that they are sent under where one was said.
+    pub(crate) traces: Option<(String, Option<String>)>,
 }
 
 impl Loaded {
@@ -91,7 +92,7 @@ impl Loaded {
                 sensor,
                 log_format: said.log_format,
                 log_filter: said.log_filter,
-                otlp_endpoint: said.otlp_endpoint,
+                traces: said.otlp_endpoint.map(|endpoint| (endpoint, said.service_name)),
             }),
             _ => Err(Problems(problems)),
         }

@@ -37,6 +37,7 @@ pub(crate) struct Settings {
     pub(super) log_format: LogFormat,
     pub(super) log_filter: String,
     pub(super) otlp_endpoint: Option<String>,
+    pub(super) service_name: Option<String>,
 }
 
 /// How lines of the log are written.
@@ -91,6 +92,7 @@ impl Settings {
             log_format: LogFormat::Text,
             log_filter: "info".into(),
             otlp_endpoint: None,
+            service_name: None,
         }
     }
 }

@@ -80,8 +80,8 @@ impl Sources {
     /// What the command line and this process's environment name. Without `--config` the file is that of the user's own
     /// settings; one in the current folder is never taken unasked, since that may be anybody's.
     pub(crate) fn new(flags: &ServeFlags) -> Sources {
-        let environment = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-        let environment: Vec<_> = environment.filter(|(name, _)| name.starts_with("WATTLE_")).collect();
+        let environment: Vec<_> =
+            env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
         let variable = || environment.iter().find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
         let named = flags.config.clone().or_else(|| variable().map(|(_, path)| path.into()));
         let own = || home_folder("XDG_CONFIG_HOME", ".config").map(|base| base.join("wattle/wattle.toml"));
@@ -149,13 +149,7 @@ impl Loaded {
         let said = |name: &str| environment.iter().find(|(other, value)| other == name && !value.is_empty());
         for key in keys() {
             let names = key.variables();
-            let mut given = names.iter().filter_map(|name| said(name));
-            let Some((name, value)) = given.next() else { continue };
-            if let Some((other, _)) = given.find(|(_, other)| other != value) {
-                let problem = format!("is not what {other} says of {}: unset one of them", key.path);
-                self.problems.push(Problem::new(name, problem));
-                continue;
-            }
+            let Some((name, value)) = names.iter().find_map(|name| said(name)) else { continue };
             match value.to_str() {
                 Some(text) => {
                     let origin = Origin::Variable(name.clone());
@@ -243,24 +237,27 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_are_wrong_or_disagree_are_told() {
-        let mut environment = variables(&[
-            ("WATTLE_LISTEN", "127.0.0.1:1"),
-            ("WATTLE_SERVER_LISTEN", "127.0.0.1:2"),
-            ("WATTLE_LIMITS_MAX_WAITING", "many"),
-            ("WATTLE_LOG", "wattle_serve=loud"),
-        ]);
+    fn a_key_s_full_name_counts_before_its_short_one() {
+        let both = [("WATTLE_LISTEN", "127.0.0.1:1"), ("WATTLE_SERVER_LISTEN", "127.0.0.1:2")];
+        for (given, port) in [(&both[..], 2), (&both[..1], 1)] {
+            let loaded = Sources { environment: variables(given), ..Sources::default() }.load();
+            assert_eq!(loaded.settings.listen.port(), port);
+        }
+    }
+
+    #[test]
+    fn variables_that_are_wrong_are_told() {
+        let mut environment = variables(&[("WATTLE_LIMITS_MAX_WAITING", "many"), ("WATTLE_LOG", "wattle_serve=loud")]);
         environment.push(("WATTLE_DATA_DIR".into(), OsString::from_vec(vec![0xff])));
         let loaded = Sources { environment, ..Sources::default() }.load();
         let expected = [
-            "WATTLE_SERVER_LISTEN: is not what WATTLE_LISTEN says of server.listen: unset one of them",
             "WATTLE_DATA_DIR: server.data_dir must be UTF-8",
             "WATTLE_LIMITS_MAX_WAITING: limits.max_waiting must be a whole number from 0 to 1000000, not many",
             "WATTLE_LOG: log.filter must be a filter, as in info or warn,wattle_serve=debug, not wattle_serve=loud",
         ];
         assert_eq!(told(&loaded.problems), expected);
         assert!(
-            loaded.resolve().unwrap_err().to_string().starts_with("the configuration has 4 problems:\n  WATTLE_SERVER")
+            loaded.resolve().unwrap_err().to_string().starts_with("the configuration has 3 problems:\n  WATTLE_DATA")
         );
     }
 

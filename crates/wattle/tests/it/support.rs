@@ -219,11 +219,11 @@ impl Drop for Server {
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wattle"));
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("WATTLE_")) {
+        if name.to_str().is_some_and(|name| name.starts_with("WATTLE_") || name.starts_with("OTEL_")) {
             command.env_remove(name);
         }
     }
-    command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT").env("XDG_CONFIG_HOME", NO_FOLDER).env("WATTLE_LOG", "warn");
+    command.env("XDG_CONFIG_HOME", NO_FOLDER).env("WATTLE_LOG", "warn");
     command
 }
 

@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::{
     grpc::{Client, calls, founding},
     process,
-    support::{Server, nobody, post, send},
+    support::{Server, command, nobody, post, send},
 };
 
 /// A collector that keeps what it is sent.
@@ -106,7 +106,10 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn a_calls_trace_is_part_of_its_callers() {
     let collector = Collector::start();
-    let server = Server::start_with(&["--otlp-endpoint", &collector.url]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut launcher = command();
+    launcher.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url).env("WATTLE_TELEMETRY_SERVICE_NAME", "models");
+    let server = Server::spawn(launcher, &folder.path().join("data"), &[]);
     server.furnish();
     let call = |path: &str, traceparent: &str| {
         let url = format!("{}{path}", server.url);
@@ -171,7 +174,7 @@ fn a_calls_trace_is_part_of_its_callers() {
     assert!(trace("2af7651916cd43dd8448eb211c80319c").is_empty());
     assert!(!spans.iter().any(|span| span.name.contains("/metrics") || span.name.contains("/health")));
     let resource = &collector.received.lock().unwrap().resource;
-    assert_eq!(resource["service.name"], "wattle");
+    assert_eq!(resource["service.name"], "models");
 }
 
 #[test]
