@@ -4,6 +4,7 @@ use anyhow::Result;
 use rustix::fs::Access;
 use serde::Serialize;
 use serde_json::Value;
+use wattle_api::http::Tls;
 
 use crate::{
     config::{Config, Loaded, Problem, Problems, Settings, Sources, reference},
@@ -11,7 +12,7 @@ use crate::{
     output::{note, print, print_line, table},
 };
 
-pub(crate) fn run(output: OutputFormat, command: &ConfigCommand) -> Result<ExitCode> {
+pub(crate) async fn run(output: OutputFormat, command: &ConfigCommand) -> Result<ExitCode> {
     match command {
         ConfigCommand::Show { default: true, .. } => {
             print_line(reference::default_file(&Settings::defaults()).trim_end())?;
@@ -28,7 +29,7 @@ pub(crate) fn run(output: OutputFormat, command: &ConfigCommand) -> Result<ExitC
             if let Some(file) = file {
                 sources.file = Some(file.clone());
             }
-            check(output, &sources.load())
+            check(output, &sources.load()).await
         }
     }
 }
@@ -75,9 +76,9 @@ struct Checked {
     warnings: Vec<Problem>,
 }
 
-fn check(output: OutputFormat, loaded: &Loaded) -> Result<ExitCode> {
+async fn check(output: OutputFormat, loaded: &Loaded) -> Result<ExitCode> {
     let problems = match loaded.resolve() {
-        Ok(config) => refusals(&config, loaded),
+        Ok(config) => refusals(config, loaded).await,
         Err(Problems(problems)) => problems,
     };
     let checked = Checked {
@@ -104,12 +105,15 @@ fn check(output: OutputFormat, loaded: &Loaded) -> Result<ExitCode> {
 }
 
 /// What a server would stumble over on this machine.
-fn refusals(config: &Config, loaded: &Loaded) -> Vec<Problem> {
-    let data_dir = may_be_kept(&config.data_dir).err();
-    data_dir
-        .map(|error| Problem::of_key(loaded.origin("server.data_dir"), "server.data_dir", error))
-        .into_iter()
-        .collect()
+async fn refusals(config: Config, loaded: &Loaded) -> Vec<Problem> {
+    let of_key = |key, problem| Problem::of_key(loaded.origin(key), key, problem);
+    let data_dir = may_be_kept(&config.data_dir).err().map(|problem| of_key("server.data_dir", problem));
+    let certificate = match config.tls {
+        Some(files) => Tls::open(files).await.err(),
+        None => None,
+    };
+    let certificate = certificate.map(|error| of_key("server.tls_cert", format!("cannot be used: {error}")));
+    data_dir.into_iter().chain(certificate).collect()
 }
 
 /// Whether a server can keep its data in a folder, or make it.

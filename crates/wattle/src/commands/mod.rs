@@ -36,7 +36,9 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
     match flags.command {
         Command::Worker(command) => return worker::run(&command),
         Command::Serve(serve) => return block_on(Builder::new_multi_thread(), serve::run(&serve)),
-        Command::Config(command) => return config::run(flags.output, &command),
+        Command::Config(command) => {
+            return block_on(Builder::new_current_thread(), config::run(flags.output, &command));
+        }
         Command::Docs { page } => return docs::run(page),
         _ => {}
     }

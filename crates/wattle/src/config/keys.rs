@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
+use wattle_store::Isolation;
 
 use super::{
     Settings,
@@ -55,6 +56,9 @@ const LEAST_HEADER_BYTES: u64 = 1 << 10;
 const MOST_HEADER_BYTES: u64 = 1 << 20;
 /// The most requests at once on a connection.
 const MOST_STREAMS: u64 = 100_000;
+
+const ISOLATIONS: &[(&str, Isolation)] = &[("thread", Isolation::Thread), ("process", Isolation::Process)];
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// All keys, in the order of [`SECTIONS`].
 pub(crate) fn keys() -> &'static [Key] {
@@ -137,6 +141,10 @@ fn table() -> Vec<Key> {
             &mut s.deployments.max_queue_delay_ms
         })
         .about("How long a call may wait for others to join its batch; 0 takes whoever waits already."),
+        Key::new("deployments.isolation", optional(choice("thread|process", ISOLATIONS)), |s| {
+            &mut s.deployments.isolation
+        })
+        .about("Where a model lives: on threads of the server, or in a process whose crash costs its own calls alone."),
         Key::new("deployments.threads", optional(whole(1..=4096)), |s| &mut s.deployments.threads)
             .about("The threads that one call computes on."),
         Key::new("deployments.keep_alive_seconds", optional(whole(0..=365 * 86_400)), |s| {
@@ -158,11 +166,9 @@ fn table() -> Vec<Key> {
             .about("The machine's power under full load; it needs idle_watts.")
             .flag("full-watts")
             .default_is("what sensors or published figures say"),
-        Key::new("log.format", choice("text|json", &[("text", LogFormat::Text), ("json", LogFormat::Json)]), |s| {
-            &mut s.log_format
-        })
-        .about("How lines are written: for people or for machines.")
-        .flag("log-format"),
+        Key::new("log.format", choice("text|json", LOG_FORMATS), |s| &mut s.log_format)
+            .about("How lines are written: for people or for machines.")
+            .flag("log-format"),
         Key::new("log.filter", filter(), |s| &mut s.log_filter)
             .about("Which lines are written: a level, or levels by module.")
             .variable("WATTLE_LOG"),
@@ -290,7 +296,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::HashSet;
 
-    use super::*;
+    use proptest::prelude::*;
+
+    use super::{super::file::parse, *};
 
     #[test]
     fn names_are_told_apart_and_stand_in_their_sections() {
@@ -341,6 +349,27 @@ mod tests {
                 let mut settings = Settings::defaults();
                 assert!(key.set(&mut settings, &Written::Bare(bound.to_string()), Path::new("")), "{}", key.path);
                 settings.deployments.check().unwrap();
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever is written, a key takes it or does not, and what it takes it can write again.
+        #[test]
+        fn fuzz_configuration_values(text in "\\PC{0,40}|[0-9a-zA-Z.:,=\\[\\]{}/ -]{0,30}|[0-9.eE+-]{1,12}( ?[kKMGT]i?B)?") {
+            let all = [Written::Bare(text.clone()), Written::Text(text.clone()), Written::Number(text.clone())];
+            let list = Written::List(all.to_vec());
+            let defaults = Settings::defaults();
+            for (key, written) in keys().iter().flat_map(|key| all.iter().chain([&list]).map(move |one| (key, one))) {
+                let mut settings = defaults.clone();
+                if key.set(&mut settings, written, Path::new("folder")) {
+                    let line = format!("version = 1\n{} = {}\n", key.path, key.write(&settings));
+                    let (found, problems) = parse(&line, Path::new("w.toml"));
+                    prop_assert!(problems.is_empty() && found.len() == 1, "{line}: {problems:?}");
+                    let mut again = defaults.clone();
+                    prop_assert!(key.set(&mut again, &found[0].written, Path::new("")), "{line}");
+                    prop_assert_eq!(again, settings);
+                }
             }
         }
     }

@@ -183,11 +183,17 @@ fn the_default_file_passes_and_changes_nothing() {
 fn what_this_machine_does_not_let_a_server_do_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let taken = file(&folder, "taken", "");
-    let path = file(&folder, "wattle.toml", "version = 1\n[server]\ndata_dir = \"taken/data\"\n");
+    let text = "version = 1\n[server]\ndata_dir = \"taken/data\"\ntls_cert = \"taken\"\ntls_key = \"gone\"\n";
+    let path = file(&folder, "wattle.toml", text);
     let (_, errors, succeeded) = told(&mut config(&["check", &path]));
     assert!(!succeeded, "{errors}");
-    let expected = format!("error: {path}:3: server.data_dir needs a folder, and {taken} is none\n");
-    assert_eq!(errors, expected);
+    let expected = [
+        format!("error: {path}:3: server.data_dir needs a folder, and {taken} is none"),
+        format!("error: {path}:4: server.tls_cert cannot be used: {taken} holds no certificate: "),
+    ];
+    let errors: Vec<&str> = errors.lines().collect();
+    assert_eq!(errors.len(), expected.len(), "{errors:?}");
+    assert!(errors.iter().zip(&expected).all(|(error, expected)| error.starts_with(expected)), "{errors:?}");
 }
 
 #[test]
