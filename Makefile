@@ -39,10 +39,12 @@ lint: setup-test ## Check format, edges between crates, dependencies, and clippy
 	$(step) "dependency policy" cargo deny --log-level error check bans licenses sources
 	$(step) "clippy" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 
-bench: setup-build ## Measure training against scikit-learn, and a table larger than memory
-	$(step) "build the release binary" cargo build --release --locked --package wattle
+bench: setup-build ## Measure training, a table larger than memory, and serving, each beside its peers
+	$(step) "setup" scripts/setup.sh bench
+	$(step) "build the release binaries" cargo build --release --locked --package wattle --package wattle-api --bin wattle --example bare
 	$(step) "training" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_train.py'
 	$(step) "streaming" python3 scripts/bench_streaming.py 5 "$(CARGO_TARGET_DIR)/release/wattle"
+	$(step) "serving" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_serving.py'
 
 fuzz: setup-test ## Read random and nearly right bodies, files and settings for long (FUZZ_CASES each)
 	$(step) "fuzz" env PROPTEST_CASES=$(FUZZ_CASES) cargo nextest run --workspace --locked --no-fail-fast -E 'test(fuzz)'

@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh         what `make quickstart` needs
 #   scripts/setup.sh test    what `make test` needs as well: rustfmt and clippy, and the curl that the documents call
+#   scripts/setup.sh bench   what `make bench` needs as well: wrk, whose figures people know, and which no crate builds
 #
 # Missing Debian packages are installed as root or with a sudo that asks for no password; anybody else is told in one
 # line what to install. Silent and quick when everything is there.
@@ -38,6 +39,9 @@ command -v python3 >/dev/null || packages+=(python3)
 makes_environments || packages+=(python3-venv)
 if [ "${1:-}" = test ] && ! command -v curl >/dev/null; then
   packages+=(curl)
+fi
+if [ "${1:-}" = bench ] && ! command -v wrk >/dev/null; then
+  packages+=(wrk)
 fi
 
 if [ "${#packages[@]}" -gt 0 ]; then
