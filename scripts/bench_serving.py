@@ -9,6 +9,8 @@ Needs `wrk`, and numpy, flask, gunicorn, onnx and onnxruntime. The parts:
   with two workers, and a bare axum handler that answers a constant; 1 to 1,000 connections for the two that take them;
 - `resnet`: ResNet-18 by binary tensors of the Open Inference Protocol, one image a call, from one caller and from 16, beside
   ONNX Runtime called from Python threads in its own process;
+- `many`: a hundred models behind a memory budget for ten: whether calls of all of them fail, how long a cold call takes,
+  and a warm one while others are loaded;
 - `idle`: memory and processor time of a server that nobody calls.
 """
 
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 
-from serving import processes
+from serving import many, processes
 from serving.processes import ROOT, Wattle, in_process, wrk
 
 CONNECTIONS = [1, 8, 64, 256, 1000]
@@ -36,7 +38,7 @@ IDLE_SECONDS = 20
 
 
 def main():
-    parts = {"predict": predict, "resnet": resnet, "idle": idle}
+    parts = {"predict": predict, "resnet": resnet, "many": many_models, "idle": idle}
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wattle", default=target / "wattle", help="the release binary")
@@ -122,6 +124,32 @@ def resnet(arguments):
             measured["Wattle", 16]["per_second"] / measured["in process", 16]["per_second"], ">=", 1.0),
     }  # fmt: skip
     found = {f"{name} from {callers}": figures for (name, callers), figures in measured.items()}
+    return {"figures": found, "targets": judge(targets)}
+
+
+def many_models(arguments):
+    """A hundred small models behind a budget for ten."""
+    found = many.measure(arguments.wattle, arguments.rounds, 2 * arguments.seconds)
+    quiet, busy = found["warm_without_loads"], found["warm_with_loads"]
+    print(f"\n{many.MODELS} models, memory for {many.FIT}\n\n| | |\n|---|---|")
+    rows = {
+        f"calls of all, by popularity, from {many.CALLERS} callers": f"{found['calls']}",
+        "of these failed": f"{found['failures']}",
+        "calls a second": f"{found['calls_per_second']:.0f}",
+        "budget, MB": f"{found['budget_bytes'] / 1e6:.1f}",
+        "most that models took, MB": f"{found['peak_bytes'] / 1e6:.1f}",
+        "cold call, p50, ms": f"{found['cold_p50_ms']:.1f}",
+        "warm call, p50, ms; without and with loads of others": f"{quiet['p50_ms']:.2f}, {busy['p50_ms']:.2f}",
+        "warm call, p99, ms; without and with loads of others": f"{quiet['p99_ms']:.2f}, {busy['p99_ms']:.2f}",
+    }
+    for row, cell in rows.items():
+        print(f"| {row} | {cell} |")
+    failures = found["failures"] + sum(runs["errors"] + runs["background_failures"] for runs in [quiet, busy])
+    targets = {
+        "failures": (failures, "<=", 0),
+        "most memory by budget": (found["peak_bytes"] / found["budget_bytes"], "<=", 1),
+        "cold call, p50, ms": (found["cold_p50_ms"], "<=", 50),
+    }
     return {"figures": found, "targets": judge(targets)}
 
 

@@ -73,17 +73,19 @@ class Server:
 
 
 class Wattle(Server):
-    """`wattle serve` with a data folder that is thrown away."""
+    """`wattle serve`, with a data folder that is thrown away unless one is given."""
 
-    def __init__(self, program, *arguments):
+    def __init__(self, program, *arguments, folder=None):
         self.program = program
-        self.folder = tempfile.TemporaryDirectory(prefix="wattle-bench-")
-        command = [program, "serve", "--listen", "127.0.0.1:0", "--data-dir", self.folder.name, *arguments]
+        self.own = None if folder else tempfile.TemporaryDirectory(prefix="wattle-bench-")
+        folder = folder or self.own.name
+        command = [program, "serve", "--listen", "127.0.0.1:0", "--data-dir", folder, *arguments]
         super().__init__(command, env=dict(os.environ, WATTLE_LOG="warn"))
 
     def __exit__(self, *error):
         super().__exit__(*error)
-        self.folder.cleanup()
+        if self.own:
+            self.own.cleanup()
 
     def call(self, *arguments):
         """Runs a command of `wattle` against this server and reads what it answers."""
