@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -55,6 +55,9 @@ const STEPS: u64 = 1000;
 
 pub(crate) async fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode> {
     let client = &context.client;
+    if !client.url().starts_with("http://") {
+        bail!("cannot put load on {}: name an address that begins with http://", client.url());
+    }
     let bodies = bodies(client, &flags).await?;
     let path = body::path(flags.protocol, &flags.name);
     try_once(client, &path, &bodies[0]).await?;
