@@ -5,7 +5,10 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use wattle_api::json::{InferRequest, Outputs, inputs_from_json};
+use wattle_api::{
+    json::{InferRequest, Outputs, inputs_from_json},
+    mlflow,
+};
 use wattle_core::{Datatype, Signature, TensorSpec};
 use wattle_engine::{Data, Tensor, in_order};
 
@@ -13,7 +16,7 @@ fn spec(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
     TensorSpec { name: name.into(), datatype, shape: shape.to_vec(), missing: true }
 }
 
-fn signatures() -> [Signature; 3] {
+fn signatures() -> [Signature; 4] {
     let outputs = vec![spec("y", Datatype::Fp64, &[-1, 1])];
     [
         Signature { inputs: vec![spec("x", Datatype::Fp64, &[-1, 1])], outputs: outputs.clone() },
@@ -26,13 +29,18 @@ fn signatures() -> [Signature; 3] {
             ],
             outputs: outputs.clone(),
         },
-        Signature { inputs: vec![spec("image", Datatype::Fp16, &[-1, 2, 3])], outputs },
+        Signature { inputs: vec![spec("image", Datatype::Fp16, &[-1, 2, 3])], outputs: outputs.clone() },
+        Signature { inputs: vec![spec("X", Datatype::Int32, &[-1, 2])], outputs },
     ]
 }
 
 /// JSON of any kind, with the keys that mean something among others.
 fn value() -> impl Strategy<Value = Value> {
-    const KEYS: [&str; 14] = [
+    const KEYS: [&str; 18] = [
+        "dataframe_split",
+        "dataframe_records",
+        "instances",
+        "columns",
         "x",
         "rows",
         "number",
@@ -100,28 +108,20 @@ fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
         json!({"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP64", "data": [1, 2], "parameters": {"a": 1}}]}),
         json!({"inputs": [{"data": [["a"], ["b"]], "name": "t", "datatype": "BYTES", "shape": [2, 1]}], "id": "7"}),
         json!({"image": [[[1, 2, 3], [4, 5, 6]]]}),
+        json!({"dataframe_split": {"index": [0], "columns": ["x", "more"], "data": [[1.5, []], [2, {}]]}}),
+        json!({"dataframe_split": {"data": [[1, "a", true, 3]]}, "params": {}}),
+        json!({"dataframe_records": [{"number": 1, "text": "a", "flag": true, "count": 255}, {"flag": 0, "count": 1}]}),
+        json!({"dataframe_records": [{"a": 1, "b": 2}, {"a": 3, "b": 4}]}),
+        json!({"instances": [{"x": 1.5}, {"x": 2}]}),
+        json!({"inputs": {"image": [[[1, 2, 3], [4, 5, 6]]]}}),
     ];
     prop::sample::select(right.to_vec()).prop_flat_map(|value| damaged(value.to_string()))
 }
 
 fn check(body: &[u8]) -> Result<(), TestCaseError> {
     for signature in signatures() {
-        match inputs_from_json(&signature, body) {
-            Ok(inputs) => {
-                let names: Vec<&str> = inputs.iter().map(|tensor| tensor.name.as_str()).collect();
-                let wanted: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
-                prop_assert_eq!(names, wanted);
-                for (tensor, spec) in inputs.iter().zip(&signature.inputs) {
-                    prop_assert_eq!(tensor.data.datatype(), spec.datatype);
-                    prop_assert_eq!(tensor.shape.iter().product::<usize>(), tensor.data.len());
-                }
-                // What has rows fits the model as it is.
-                if inputs.iter().all(|tensor| !tensor.data.is_empty()) {
-                    prop_assert!(in_order(&signature, inputs).is_ok());
-                }
-            }
-            Err(error) => prop_assert!(!error.message.is_empty() && error.message.len() < 4096),
-        }
+        check_inputs(&signature, inputs_from_json(&signature, body))?;
+        check_inputs(&signature, mlflow::inputs_from_json(&signature, body).map(|(inputs, _)| inputs))?;
     }
     if let Ok(request) = InferRequest::from_json(body) {
         for input in request.inputs {
@@ -129,6 +129,26 @@ fn check(body: &[u8]) -> Result<(), TestCaseError> {
                 prop_assert_eq!(tensor.shape.iter().product::<usize>(), tensor.data.len());
             }
         }
+    }
+    Ok(())
+}
+
+fn check_inputs(signature: &Signature, read: wattle_api::Result<Vec<Tensor>>) -> Result<(), TestCaseError> {
+    match read {
+        Ok(inputs) => {
+            let names: Vec<&str> = inputs.iter().map(|tensor| tensor.name.as_str()).collect();
+            let wanted: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
+            prop_assert_eq!(names, wanted);
+            for (tensor, spec) in inputs.iter().zip(&signature.inputs) {
+                prop_assert_eq!(tensor.data.datatype(), spec.datatype);
+                prop_assert_eq!(tensor.shape.iter().product::<usize>(), tensor.data.len());
+            }
+            // What has rows fits the model as it is.
+            if inputs.iter().all(|tensor| !tensor.data.is_empty()) {
+                prop_assert!(in_order(signature, inputs).is_ok());
+            }
+        }
+        Err(error) => prop_assert!(!error.message.is_empty() && error.message.len() < 4096),
     }
     Ok(())
 }

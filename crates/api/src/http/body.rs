@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::App;
-use crate::{ApiError, Code, Result, service::Staged};
+use crate::{ApiError, Code, Result, json::not_expected, service::Staged};
 
 /// How fast a body must come in when its first time is over; it takes room in memory meanwhile.
 const BODY_BYTES_PER_SECOND: u64 = 64 << 10;
@@ -193,8 +193,7 @@ impl Held {
 
     /// Reads the body as JSON.
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.bytes)
-            .map_err(|error| ApiError::invalid(format!("the body is not the JSON that is expected here: {error}")))
+        serde_json::from_slice(&self.bytes).map_err(|error| not_expected(&error))
     }
 }
 

@@ -27,9 +27,14 @@ impl Failure {
 
     /// Our own error if there is one, or else the library's.
     pub(crate) fn or(self, error: &serde_json::Error) -> ApiError {
-        let other = || ApiError::invalid(format!("the body is not the JSON that is expected here: {error}"));
-        self.0.into_inner().unwrap_or_else(other)
+        self.0.into_inner().unwrap_or_else(|| not_expected(error))
     }
+}
+
+/// The library's words, which may hold a text of the body as long as it is.
+pub(crate) fn not_expected(error: &serde_json::Error) -> ApiError {
+    let shown: String = error.to_string().chars().take(400).collect();
+    ApiError::invalid(format!("the body is not the JSON that is expected here: {shown}"))
 }
 
 /// Reads a body by `read`; one that is no JSON for NaN and infinities alone is read too.

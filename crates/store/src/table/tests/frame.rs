@@ -173,24 +173,83 @@ fn files_that_are_what_they_say_fit_into_what_they_claim() {
     assert_eq!(some(read(parquet(plain(wide)), &wanted, 1 << 30)).len(), 300);
 }
 
+/// A few parts of a table, in any order.
+fn csv_texts() -> impl Strategy<Value = String> {
+    let parts = prop::sample::select(vec![
+        "a", "b", "1", "-2.5e3", "NaN", "NA", "\"", "\"\"", ",", ";", "\n", "\r\n", "\r", " ", "\t", "é", "\u{feff}",
+        "\0", "x,y\n", "1,2\n",
+    ]);
+    proptest::collection::vec(parts, 0..30).prop_map(|parts| parts.concat())
+}
+
+/// Reads all columns of a table as texts, in little memory.
+fn all_texts(frame: Result<Frame>) -> Result<(Vec<String>, Vec<FrameColumn>)> {
+    let frame = frame?;
+    let names = frame.names().to_vec();
+    let wanted: Vec<(usize, ColumnKind)> = (0..names.len()).map(|place| (place, Category)).collect();
+    let mut reserve = |bytes: u64| match bytes {
+        0..=0x400_0000 => Ok(()),
+        _ => Err(Error::TooLarge("too much".into())),
+    };
+    let columns = frame.read(&wanted, &[], &mut reserve)?;
+    Ok((names, columns))
+}
+
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Invalid(_) | Error::TooLarge(_))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn fuzz_csv_of_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        if let Err(error) = all_texts(Frame::csv(bytes.into())) {
+            prop_assert!(is_refusal(&error), "{:?}", error);
+        }
+    }
+
+    /// What a data set takes, a call takes, and reads the same.
+    #[test]
+    fn fuzz_csv_that_is_nearly_right(text in csv_texts()) {
+        let read = all_texts(csv(&text));
+        let bench = Bench::new();
+        std::fs::write(bench.input(), &text).unwrap();
+        let names = match &read {
+            Ok((names, _)) => names.clone(),
+            Err(error) => {
+                prop_assert!(is_refusal(error), "{:?}", error);
+                prop_assert!(bench.normalise(&Overrides::default()).is_err());
+                return Ok(());
+            }
+        };
+        let kinds = names.iter().map(|name| (name.clone(), Category)).collect();
+        // A data set needs names and rows, which a call may lack.
+        if bench.normalise(&Overrides { kinds, ..Overrides::default() }).is_ok() {
+            let stored = columns(&Table::open(&bench.output()).unwrap());
+            let (_, read) = read.unwrap();
+            let read = read.into_iter().map(|column| match column {
+                FrameColumn::Texts(texts) => Cells::Texts(texts),
+                FrameColumn::Numbers(_) => unreachable!("texts were asked for"),
+            });
+            prop_assert_eq!(names.into_iter().zip(read).collect::<Vec<_>>(), stored);
+        }
+    }
 
     #[test]
-    fn damaged_tables_are_refused_or_read_but_never_panic(place in 0..8000_usize, bytes: [u8; 3], is_text: bool) {
+    fn fuzz_parquet_that_is_damaged(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        is_packed: bool,
+    ) {
         let values: StringArray = (0..300).map(|row| (row % 5 != 0).then(|| format!("{row}"))).collect();
-        let mut file = plain(vec![("a", Arc::new(values))]).to_vec();
-        let place = place % (file.len() - 3);
-        file[place..place + 3].copy_from_slice(&bytes);
-        let kind = if is_text { Category } else { Number };
-        let outcome = parquet(file.into()).and_then(|frame| match frame.names().len() {
-            1 => frame.read(&[(0, kind)], &[], &mut |bytes| {
-                if bytes > 64 << 20 { Err(Error::TooLarge("too much".into())) } else { Ok(()) }
-            }),
-            _ => Ok(Vec::new()),
-        });
-        if let Err(error) = outcome {
-            prop_assert!(matches!(error, Error::Invalid(_) | Error::TooLarge(_)), "{:?}", error);
+        let numbers = Float64Array::from_iter((0..300).map(|row| (row % 7 != 0).then_some(f64::from(row))));
+        let codec = if is_packed { Compression::SNAPPY } else { Compression::UNCOMPRESSED };
+        let properties = WriterProperties::builder().set_compression(codec);
+        let mut file = written(vec![("a", Arc::new(values)), ("b", Arc::new(numbers))], properties).to_vec();
+        for (place, byte) in changes {
+            let place = place.index(file.len());
+            file[place] = byte;
+        }
+        if let Err(error) = all_texts(parquet(file.into())) {
+            prop_assert!(is_refusal(&error), "{:?}", error);
         }
     }
 }
