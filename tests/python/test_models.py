@@ -6,6 +6,7 @@ import unittest
 import numpy
 import onnxruntime
 import requests
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import np_to_triton_dtype
 
@@ -134,7 +135,17 @@ def v2(server, name, inputs, binary):
     return {output: result.as_numpy(output) for output in wanted}
 
 
-PROTOCOLS = {"predict": predict, "v2 in JSON": v2_json, "v2 in binary": v2_binary}
+def grpc(server, name, inputs):
+    tensors = [
+        triton_grpc.InferInput(name, values.shape, np_to_triton_dtype(values.dtype)).set_data_from_numpy(values)
+        for name, values in inputs.items()
+    ]
+    with triton_grpc.InferenceServerClient(server.address) as client:
+        result = client.infer(name, tensors, client_timeout=120)
+    return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+
+
+PROTOCOLS = {"predict": predict, "v2 in JSON": v2_json, "v2 in binary": v2_binary, "gRPC": grpc}
 
 
 def as_text(value):
