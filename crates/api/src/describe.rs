@@ -17,15 +17,24 @@ use crate::{ApiError, Code, Result, Service};
 pub(crate) const EXTENSIONS: [&str; 4] =
     ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
 
-/// The deployment of this name, if it serves this version; any when empty.
+/// The deployment of this name; with a version the revision that answers with it, be it the stable one or its canary.
 pub(crate) fn find(service: &dyn Service, name: &Name, version: &str) -> Result<Arc<Replica>> {
     let replica = service.find(Some(name))?;
-    let served = replica.deployment().version;
-    if version.is_empty() || version == served.to_string() {
+    if version.is_empty() {
         return Ok(replica);
     }
-    let asked: String = version.chars().take(20).collect();
-    Err(ApiError::new(Code::NotFound, format!("deployment {name} serves version {served}, not {asked}")))
+    version.parse().ok().and_then(|version| replica.of_version(version)).ok_or_else(|| {
+        let served = versions(&replica);
+        let asked: String = version.chars().take(20).collect();
+        let plural = if served.len() > 1 { "s" } else { "" };
+        let message = format!("deployment {name} serves version{plural} {}, not {asked}", served.join(" and "));
+        ApiError::new(Code::NotFound, message)
+    })
+}
+
+/// The versions that answer, the stable one first.
+fn versions(replica: &Replica) -> Vec<String> {
+    replica.versions().iter().map(u32::to_string).collect()
 }
 
 /// The inputs and outputs of a model.
@@ -55,7 +64,7 @@ impl Metadata {
         };
         Metadata {
             name: replica.name().clone(),
-            versions: vec![replica.deployment().version.to_string()],
+            versions: versions(replica),
             platform: platform(replica),
             inputs: replica.signature().inputs.iter().map(tensor).collect(),
             outputs: replica.signature().outputs.iter().map(tensor).collect(),
@@ -254,7 +263,7 @@ impl Statistics {
         let memory = MemoryUsage { kind: "CPU", id: 0, byte_size: resident };
         Statistics {
             name: replica.name().clone(),
-            version: replica.deployment().version.to_string(),
+            version: replica.model_version().version.to_string(),
             last_inference: metrics.answered_at_ms().unwrap_or(0),
             inference_count: sum(metrics.batch_rows()),
             execution_count: count(metrics.batch_requests()),
@@ -333,9 +342,9 @@ pub(crate) struct IndexEntry {
 /// The models that there are, by name.
 pub(crate) async fn index(service: &dyn Service, only_ready: bool) -> Result<Vec<IndexEntry>> {
     let entries = service.deployments().await?.into_iter().map(|status| {
-        let (state, reason) = match status.error {
+        let (state, reason) = match status.model.error {
             Some(error) => ("UNAVAILABLE", error),
-            None if status.loaded => ("READY", String::new()),
+            None if status.model.loaded => ("READY", String::new()),
             None => ("READY", "not in memory: the first call loads it".into()),
         };
         IndexEntry { name: status.deployment.name, version: status.deployment.version.to_string(), state, reason }

@@ -3,21 +3,25 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde_json::json;
 use tokio::{
     io::AsyncWriteExt,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 use uuid::Uuid;
 use wattle_core::{Digest, ModelReference, ModelVersionId, Name, Signature};
 use wattle_deploy::{DeploymentRequest, Deployments};
 use wattle_engine::Tensor;
 use wattle_meter::{Meter, Total, UsageLine, UsageQuery};
-use wattle_serve::{Call, Context, Pipeline, Prediction, Replica, ReplicaStatus, Server, metrics::Metrics};
+use wattle_serve::{
+    Call, Context, FailedCanary, Pipeline, Prediction, Prepared, Replica, ReplicaStatus, Server, metrics::Metrics,
+};
 use wattle_store::{
-    AliasChange, Collected, Dataset, Deployment, Job, Manifest, Model, ModelVersion, NewDataset, Store, table,
+    AliasChange, Collected, Dataset, Deployment, DeploymentHistory, Job, Manifest, Model, ModelVersion, NewDataset,
+    Revision, Store, table,
 };
 use wattle_train::{jobs::Jobs, spec::TrainingSpec};
 
@@ -36,6 +40,8 @@ const MAX_UPLOADS: usize = 32;
 const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
 /// The largest pipeline; it is text that a person wrote.
 const MAX_PIPELINE_BYTES: u64 = 1 << 20;
+/// How soon it is tried again to roll back a canary, when the catalogue could not be written.
+const ROLL_BACK_AGAIN: Duration = Duration::from_secs(5);
 /// The most jobs that a listing shows.
 const JOBS_LISTED: u32 = 200;
 
@@ -64,13 +70,17 @@ pub struct Local {
     imports: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     ready: watch::Sender<bool>,
+    _canaries: AbortOnDropHandle<()>,
 }
 
 impl Local {
     /// Joins the parts.
     pub fn new(parts: Parts) -> Arc<Local> {
+        let deployments = Deployments::new(parts.store.clone());
+        let canaries = roll_back_failed_canaries(parts.server.clone(), deployments.clone());
         Arc::new(Local {
-            deployments: Deployments::new(parts.store.clone()),
+            _canaries: AbortOnDropHandle::new(tokio::spawn(canaries)),
+            deployments,
             store: parts.store,
             meter: parts.meter,
             jobs: parts.jobs,
@@ -299,11 +309,35 @@ impl Service for Local {
     async fn deploy(&self, request: DeploymentRequest) -> Result<Deployment> {
         let (deployments, server) = (self.deployments.clone(), self.server.clone());
         see_through(async move {
-            let deployment = deployments.deploy(request).await?;
+            let (deployment, _held) = deployments.deploy(request, loaded_by(&server)).await?;
             server.reload().await?;
             Ok(deployment)
         })
         .await
+    }
+
+    async fn promote(&self, name: Name) -> Result<Deployment> {
+        let (deployments, server) = (self.deployments.clone(), self.server.clone());
+        see_through(async move {
+            let (deployment, _held) = deployments.promote(&name, loaded_by(&server)).await?;
+            server.reload().await?;
+            Ok(deployment)
+        })
+        .await
+    }
+
+    async fn roll_back(&self, name: Name) -> Result<Deployment> {
+        let (deployments, server) = (self.deployments.clone(), self.server.clone());
+        see_through(async move {
+            let (deployment, _held) = deployments.roll_back(&name, loaded_by(&server)).await?;
+            server.reload().await?;
+            Ok(deployment)
+        })
+        .await
+    }
+
+    async fn deployment_history(&self, name: Name) -> Result<DeploymentHistory> {
+        Ok(self.deployments.history(&name).await?)
     }
 
     async fn undeploy(&self, name: Name) -> Result<()> {
@@ -375,6 +409,40 @@ fn imported(format: &str, signature: Signature, resident_bytes: Option<u64>) -> 
         parent: None,
         created_at: chrono::Utc::now(),
     }
+}
+
+/// Has a revision loaded before it gets calls.
+fn loaded_by(
+    server: &Server,
+) -> impl FnOnce(Name, Revision) -> BoxFuture<'static, Result<Prepared, String>> + Send + use<> {
+    let server = server.clone();
+    move |name, revision| {
+        async move { server.prepare(&name, &revision).await.map_err(|error| error.to_string()) }.boxed()
+    }
+}
+
+/// Takes calls from canaries that fail, for as long as the server runs.
+async fn roll_back_failed_canaries(server: Server, deployments: Deployments) {
+    loop {
+        server.canary_failed().await;
+        while let Err(error) = roll_back_failed(&server, &deployments).await {
+            // The canary gets no calls meanwhile.
+            tracing::error!(%error, "a canary that failed is not rolled back");
+            tokio::time::sleep(ROLL_BACK_AGAIN).await;
+        }
+    }
+}
+
+async fn roll_back_failed(server: &Server, deployments: &Deployments) -> Result<()> {
+    for FailedCanary { deployment, revision, reason } in server.failed_canaries() {
+        tracing::warn!(%deployment, revision, reason, "the canary is rolled back");
+        match deployments.roll_back_canary(&deployment, revision, reason).await {
+            // One that was undeployed meanwhile needs no more.
+            Ok(_) | Err(wattle_store::Error::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(server.reload().await?)
 }
 
 /// Does to its end what has several steps, also when the caller leaves in between: its future is dropped then.

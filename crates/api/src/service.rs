@@ -18,7 +18,8 @@ use wattle_engine::Tensor;
 use wattle_meter::{SensorDescription, Total, UsageLine, UsageQuery};
 use wattle_serve::{Call, Context, Prediction, Replica, ReplicaStatus, metrics::Metrics};
 use wattle_store::{
-    AliasChange, Collected, Dataset, Deployment, Job, Model, ModelVersion, StagedFile, table::Overrides,
+    AliasChange, Collected, Dataset, Deployment, DeploymentHistory, Job, Model, ModelVersion, StagedFile,
+    table::Overrides,
 };
 use wattle_train::spec::TrainingSpec;
 
@@ -161,8 +162,14 @@ pub trait Service: Send + Sync + 'static {
     /// Where a model's aliases pointed, oldest first.
     async fn alias_history(&self, model: Name) -> Result<Vec<AliasChange>>;
 
-    /// Deploys a version, in place of what its name served before.
+    /// Deploys a version, in place of what its name served before, or beside it.
     async fn deploy(&self, request: DeploymentRequest) -> Result<Deployment>;
+    /// Gives the canary, or without one the shadow, all calls.
+    async fn promote(&self, name: Name) -> Result<Deployment>;
+    /// Goes back by one step: from what is tried, or to the revision that answered before.
+    async fn roll_back(&self, name: Name) -> Result<Deployment>;
+    /// What happened to a deployment's traffic.
+    async fn deployment_history(&self, name: Name) -> Result<DeploymentHistory>;
     /// Removes a deployment.
     async fn undeploy(&self, name: Name) -> Result<()>;
     /// Loads a deployment's model now, so that its first call need not wait for that.

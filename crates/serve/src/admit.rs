@@ -83,6 +83,11 @@ impl Admission {
         Some(Turn { _turn: turn })
     }
 
+    /// Whether somebody could compute at once.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.compute.available_permits() > 0
+    }
+
     /// Refuses newcomers from now on; who has a place keeps it.
     pub(crate) fn close(&self) {
         self.places.close();

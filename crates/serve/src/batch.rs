@@ -12,6 +12,8 @@ pub(crate) struct Waiter {
     pub(crate) inputs: Vec<Tensor>,
     pub(crate) reply: oneshot::Sender<Result<Answered>>,
     pub(crate) since: Instant,
+    /// Whether its answer is compared and forgotten.
+    pub(crate) copy: bool,
 }
 
 /// A call's own part of a batch.

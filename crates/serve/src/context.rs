@@ -13,9 +13,18 @@ pub struct Context {
     pub priority: Priority,
     /// From then on nobody waits for the answer.
     pub deadline: Option<Instant>,
+    /// Whoever has the same key meets the same revision of a deployment, as long as its traffic is the same.
+    pub key: Option<String>,
+    /// Whether it is a copy of a call, which costs energy and is nobody's request.
+    pub copy: bool,
 }
 
 impl Context {
+    /// What is said of a copy of a call: it lets all others pass.
+    pub(crate) fn of_copy() -> Context {
+        Context { priority: Priority::Batch, copy: true, ..Context::default() }
+    }
+
     /// Takes over what Triton's clients say: `priority`, of which 1 is the highest, and a timeout in microseconds; 0
     /// leaves either as it is. The earlier of two deadlines holds.
     pub fn apply_triton(&mut self, priority: u64, timeout_us: u64) {

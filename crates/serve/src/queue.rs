@@ -26,7 +26,7 @@ use crate::{
     batcher::{BatchLimits, Batcher, Entry, Next},
     engine::{Computed, Engine, compute},
     memory::Loaded,
-    replica::Served,
+    replica::{Batch, Served},
 };
 
 /// A model whose batches take less than this is computed where its calls come in: a hop to another thread and back costs
@@ -129,10 +129,10 @@ pub(crate) async fn submit(
             let _running = Running { served, admission };
             let started = Instant::now();
             let _computing = served.computing(1);
-            return finish(served, &inputs, compute(model, &inputs), since, started);
+            return finish(served, &inputs, context.copy, compute(model, &inputs), since, started);
         }
         let (reply, answer) = oneshot::channel();
-        let call = Waiter { inputs, reply, since };
+        let call = Waiter { inputs, reply, since, copy: context.copy };
         state.batcher.push(Entry { call, priority: context.priority, since, deadline: context.deadline });
         if state.running {
             queue.came.notify_one();
@@ -291,7 +291,15 @@ async fn answer_all(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) {
         served.queue.trust.store(TRUSTED, Relaxed);
     }
     let share = |rows: usize| computed.cpu_seconds * rows as f64 / all_rows.max(1) as f64;
-    served.account(calls.len(), all_rows, computed.cpu_seconds, compute);
+    let copies = || calls.iter().zip(&rows).filter(|(call, _)| call.copy);
+    served.account(&Batch {
+        calls: calls.len(),
+        rows: all_rows,
+        copied_calls: copies().count(),
+        copied_rows: copies().map(|(_, rows)| rows).sum(),
+        cpu_seconds: computed.cpu_seconds,
+        compute,
+    });
     for ((call, outputs), rows) in calls.into_iter().zip(parts).zip(rows) {
         let queue = begun.saturating_duration_since(call.since);
         // Whoever left needs no answer.
@@ -334,7 +342,7 @@ async fn answer_each(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) 
         if matches!(result, Err(Error::Crashed { .. })) {
             served.crashed(loaded);
         }
-        let answered = finish(served, &call.inputs, result, call.since, started);
+        let answered = finish(served, &call.inputs, call.copy, result, call.since, started);
         let _ = call.reply.send(answered);
     }
 }
@@ -343,6 +351,7 @@ async fn answer_each(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) 
 fn finish(
     served: &Served,
     inputs: &[Tensor],
+    copy: bool,
     result: Result<Computed>,
     since: Instant,
     started: Instant,
@@ -351,7 +360,7 @@ fn finish(
     match result {
         Ok(Computed { outputs, cpu_seconds }) => {
             served.queue.took(compute);
-            served.account(1, rows_of(inputs), cpu_seconds, compute);
+            served.account(&Batch::of_one(rows_of(inputs), copy, cpu_seconds, compute));
             let queue = started.saturating_duration_since(since);
             Ok(Answered { outputs, cpu_seconds, queue, batch: Duration::ZERO, compute })
         }

@@ -23,6 +23,8 @@ use crate::{
     pipeline::Pipeline,
     queue::Queue,
     residency::Resident,
+    shadow::Shadow,
+    trial::{Door, Side, Trial},
 };
 
 /// How long a failed load is answered from memory, so that many callers do not make a storm of loads.
@@ -32,15 +34,20 @@ const CRASHED_EARLY: Duration = Duration::from_secs(10);
 /// A model of a smaller file computes on one thread: to share its work among several would take longer than the work.
 const SEVERAL_THREADS_FROM_BYTES: u64 = 4 << 20;
 
-/// A deployment as it is served here.
+/// A revision of a deployment as it is served here.
 pub struct Replica {
-    deployment: Deployment,
-    served: Arc<Served>,
+    pub(crate) deployment: Arc<Deployment>,
+    pub(crate) served: Arc<Served>,
+    /// Who shares the deployment's calls, where it was not yet decided whom a call meets.
+    pub(crate) door: Option<Door>,
+    pub(crate) trial: Option<(Arc<Trial>, Side)>,
+    pub(crate) shadow: Option<Arc<Shadow>>,
 }
 
 /// What a [`Served`] is made of.
 pub(crate) struct Parts {
     pub(crate) name: Name,
+    pub(crate) revision: u32,
     pub(crate) id: ModelVersionId,
     pub(crate) signature: Signature,
     /// The model's file, or why there is none.
@@ -53,17 +60,18 @@ pub(crate) struct Parts {
     pub(crate) settings: ResolvedSettings,
     /// Whether somebody decided on how many threads a batch computes.
     pub(crate) threads: Option<usize>,
-    pub(crate) places: usize,
+    pub(crate) places: Arc<Semaphore>,
     pub(crate) metrics: Arc<RevisionMetrics>,
     pub(crate) meter: Meter,
     pub(crate) memory: Arc<Memory>,
 }
 
-/// A version and how it fares. It stays the same while its deployment's record changes in other respects.
+/// A revision's model and how it fares. It stays the same while its deployment's traffic changes.
 pub(crate) struct Served {
     /// Its own among all of the process.
     pub(crate) key: u64,
     pub(crate) name: Name,
+    pub(crate) revision: u32,
     pub(crate) id: ModelVersionId,
     pub(crate) signature: Signature,
     pub(crate) path: Result<PathBuf>,
@@ -108,6 +116,24 @@ pub(crate) struct Counters {
     pub(crate) load_micros: AtomicU64,
 }
 
+/// What was computed at once.
+pub(crate) struct Batch {
+    pub(crate) calls: usize,
+    pub(crate) rows: usize,
+    /// Those of the calls that are copies, which nobody asked for.
+    pub(crate) copied_calls: usize,
+    pub(crate) copied_rows: usize,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) compute: Duration,
+}
+
+impl Batch {
+    pub(crate) fn of_one(rows: usize, copy: bool, cpu_seconds: f64, compute: Duration) -> Batch {
+        let (copied_calls, copied_rows) = if copy { (1, rows) } else { (0, 0) };
+        Batch { calls: 1, rows, copied_calls, copied_rows, cpu_seconds, compute }
+    }
+}
+
 /// Calls that compute; they do until this is dropped.
 pub(crate) struct Computing<'a> {
     counters: &'a Counters,
@@ -130,53 +156,14 @@ impl Drop for Computing<'_> {
 }
 
 impl Replica {
-    /// A replica that loads its model when it is first called. A path that could not be found is told to whoever calls.
-    pub(crate) fn new(deployment: Deployment, parts: Parts) -> Replica {
-        static KEYS: AtomicU64 = AtomicU64::new(0);
-        let Parts {
-            name,
-            id,
-            signature,
-            path,
-            pipeline,
-            file_bytes,
-            measured_bytes,
-            settings,
-            threads,
-            places,
-            metrics,
-            meter,
-            memory,
-        } = parts;
-        let has_rows = signature.inputs.iter().chain(&signature.outputs).all(|spec| spec.shape.first() == Some(&-1));
-        let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
-        let served = Served {
-            key: KEYS.fetch_add(1, Relaxed),
-            queue: Queue::new(BatchLimits { max_rows, max_delay: settings.max_queue_delay }),
-            places: Arc::new(Semaphore::new(places)),
-            counters: Counters::default(),
-            measured_bytes,
-            known_bytes: AtomicU64::new(measured_bytes.unwrap_or(0)),
-            state: Mutex::new(State::Cold),
-            use_of: Mutex::new(Use { last: Instant::now(), mean_gap: Duration::from_secs(60) }),
-            name,
-            id,
-            signature,
-            path,
-            pipeline,
-            file_bytes,
-            settings,
-            threads,
-            metrics,
-            meter,
-            memory,
-        };
-        Replica { deployment, served: Arc::new(served) }
+    /// A revision that takes part in no trial.
+    pub(crate) fn new(deployment: Arc<Deployment>, served: Arc<Served>) -> Replica {
+        Replica { deployment, served, door: None, trial: None, shadow: None }
     }
 
-    /// The same replica under a record that names the same version.
-    pub(crate) fn under(&self, deployment: Deployment) -> Replica {
-        Replica { deployment, served: Arc::clone(&self.served) }
+    /// The revision's number within its deployment.
+    pub fn revision(&self) -> u32 {
+        self.served.revision
     }
 
     /// Begins to observe a call of this replica.
@@ -221,7 +208,7 @@ impl Replica {
 
     /// Whether the model is in memory; a pipeline always is, and its steps are deployments of their own.
     pub fn is_loaded(&self) -> bool {
-        self.is_pipeline() || self.served.loaded().is_some()
+        self.served.is_ready()
     }
 
     /// Whether it is a pipeline of other deployments.
@@ -236,49 +223,96 @@ impl Replica {
 
     /// By what the limits of its process hold, while it has one.
     pub fn limited_by(&self) -> Option<&'static str> {
-        match &self.served.loaded()?.engine {
-            Engine::Local(_) => None,
-            Engine::Remote(worker) => Some(worker.limited_by()),
-        }
+        self.served.limited_by()
     }
 
     /// Why the model cannot be loaded, if that was tried.
     pub fn failure(&self) -> Option<Error> {
-        match (&self.served.path, &*self.served.lock()) {
-            (Err(error), _) | (Ok(_), State::Failed(_, error)) => Some(error.clone()),
-            _ => None,
-        }
-    }
-
-    /// Fails where there is no file to load.
-    pub(crate) fn check_path(&self) -> Result<()> {
-        self.served.path.as_ref().map(|_| ()).map_err(Error::clone)
+        self.served.failure()
     }
 
     pub(crate) fn served(&self) -> &Arc<Served> {
         &self.served
     }
 
-    /// Loads the model if it is not in memory. A pipeline has nothing of its own to load.
-    pub(crate) async fn load(&self) -> Result<()> {
-        match self.served.pipeline {
+}
+
+impl Served {
+    /// A revision that loads its model when it is first called. A path that could not be found is told to whoever calls.
+    pub(crate) fn new(parts: Parts) -> Arc<Served> {
+        static KEYS: AtomicU64 = AtomicU64::new(0);
+        let Parts { name, revision, id, signature, path, file_bytes, measured_bytes, settings, threads, .. } = parts;
+        let Parts { pipeline, places, metrics, meter, memory, .. } = parts;
+        let has_rows = signature.inputs.iter().chain(&signature.outputs).all(|spec| spec.shape.first() == Some(&-1));
+        let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
+        Arc::new(Served {
+            key: KEYS.fetch_add(1, Relaxed),
+            queue: Queue::new(BatchLimits { max_rows, max_delay: settings.max_queue_delay }),
+            places,
+            counters: Counters::default(),
+            measured_bytes,
+            known_bytes: AtomicU64::new(measured_bytes.unwrap_or(0)),
+            state: Mutex::new(State::Cold),
+            use_of: Mutex::new(Use { last: Instant::now(), mean_gap: Duration::from_secs(60) }),
+            name,
+            revision,
+            id,
+            signature,
+            path,
+            pipeline,
+            file_bytes,
+            settings,
+            threads,
+            metrics,
+            meter,
+            memory,
+        })
+    }
+
+    /// Fails where there is no file to load.
+    pub(crate) fn check_path(&self) -> Result<()> {
+        self.path.as_ref().map(|_| ()).map_err(Error::clone)
+    }
+
+    /// Why the model cannot be loaded, if that was tried.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        match (&self.path, &*self.lock()) {
+            (Err(error), _) | (Ok(_), State::Failed(_, error)) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the model is in memory. A pipeline has nothing of its own to load.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.pipeline.is_some() || self.loaded().is_some()
+    }
+
+    /// Loads the model if it is not in memory.
+    pub(crate) async fn make_ready(self: &Arc<Self>) -> Result<()> {
+        match self.pipeline {
             Some(_) => Ok(()),
-            None => self.served.load().await.map(drop),
+            None => self.load().await.map(drop),
         }
     }
 
     /// Lets the model go; says whether it was there.
     pub(crate) fn unload(&self, reason: Eviction) -> bool {
-        self.served.memory.unload(&self.served, reason)
+        self.memory.unload(self, reason)
     }
-}
 
-impl Served {
     /// The threads that a batch computes on: what somebody decided, or all processors for a model that has work for them.
     pub(crate) fn threads(&self) -> usize {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
         let decide = || if self.file_bytes >= SEVERAL_THREADS_FROM_BYTES { processors() } else { 1 };
         self.threads.unwrap_or_else(decide)
+    }
+
+    /// By what the limits of its process hold, while it has one.
+    pub(crate) fn limited_by(&self) -> Option<&'static str> {
+        match &self.loaded()?.engine {
+            Engine::Local(_) => None,
+            Engine::Remote(worker) => Some(worker.limited_by()),
+        }
     }
 
     /// The model, if it is in memory.
@@ -400,13 +434,15 @@ impl Served {
     }
 
     /// Books a batch.
-    pub(crate) fn account(&self, calls: usize, rows: usize, cpu_seconds: f64, compute: Duration) {
-        if calls > 0 {
-            self.counters.requests.fetch_add(calls as u64, Relaxed);
-            self.counters.compute_micros.fetch_add(micros(compute), Relaxed);
-            self.metrics.batch(calls, rows);
+    pub(crate) fn account(&self, batch: &Batch) {
+        if batch.calls > 0 {
+            self.counters.requests.fetch_add(batch.calls as u64, Relaxed);
+            self.counters.compute_micros.fetch_add(micros(batch.compute), Relaxed);
+            self.metrics.batch(batch.calls, batch.rows);
         }
-        let usage = self.usage(calls as u64, rows as u64, cpu_seconds);
+        let asked = |all: usize, copied: usize| all.saturating_sub(copied) as u64;
+        let (requests, rows) = (asked(batch.calls, batch.copied_calls), asked(batch.rows, batch.copied_rows));
+        let usage = self.usage(requests, rows, batch.cpu_seconds);
         self.metrics.spent(&usage);
         self.meter.record(usage);
     }

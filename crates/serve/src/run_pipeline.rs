@@ -11,7 +11,7 @@ use crate::{
     batch::{Answered, rows_of},
     pipeline::{Pipeline, Source, WiredStep},
     queue,
-    replica::Served,
+    replica::{Batch, Served},
 };
 
 /// How deep pipelines may stand in pipelines. One that calls itself by way of others is told so.
@@ -35,7 +35,7 @@ impl Server {
         depth: usize,
     ) -> Result<Answered> {
         match &served.pipeline {
-            None => queue::submit(served, self.admission(), context, inputs).await,
+            None => queue::submit(served, &self.inner.admission, context, inputs).await,
             Some(pipeline) => self.run_pipeline(served, pipeline, context, inputs, depth).await,
         }
     }
@@ -81,7 +81,7 @@ impl Server {
                 wired.outputs.iter().map(|(name, source)| take(source, &inputs, &made).map(|t| t.named(name)));
             sum.outputs = outputs.collect::<Result<_>>()?;
             // The steps' own deployments have paid for what was computed.
-            served.account(1, rows, 0.0, started.elapsed());
+            served.account(&Batch::of_one(rows, context.copy, 0.0, started.elapsed()));
             Ok(sum)
         }
         .boxed()
@@ -99,11 +99,11 @@ impl Server {
             Error::Run(text) => Error::Run(format!("step {}: {text}", step.deployment)),
             other => other,
         };
-        let replica = self.find(Some(&step.deployment))?;
+        let replica = self.find(Some(&step.deployment))?.route(context.key.as_deref());
         let served = replica.served();
         served.touch();
         let inputs = in_order(&served.signature, inputs).map_err(|error| told(Error::Invalid(error.to_string())))?;
-        self.compute(served, context, inputs, depth + 1).await.map_err(told)
+        self.ask(&replica, context, inputs, depth + 1).await.map_err(told)
     }
 }
 

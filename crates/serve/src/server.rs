@@ -1,25 +1,25 @@
 //! The replicas of all deployments, and a prediction's way through them.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock, atomic::Ordering::Relaxed},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
 
-use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
-use wattle_core::{ModelVersionId, Name, Signature, Usage, nearest};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use wattle_core::{ModelVersionId, Name, Usage, nearest};
 use wattle_engine::{Tensor, in_order};
 use wattle_meter::Meter;
-use wattle_store::{Deployment, Isolation, Settings, Store};
+use wattle_store::{Settings, Store};
 
 use crate::{
     Context, Error, Launcher, Result,
     admit::{Admission, Place},
     batch::{Answered, rows_of},
     memory::Memory,
-    metrics::{Eviction, Metrics, Phases, Refusal, Revision},
-    pipeline::Pipeline,
-    replica::{Parts, Replica},
+    metrics::{Eviction, Metrics, Phases, Refusal},
+    replica::{Replica, Served},
+    status::{FailedCanary, ReplicaStatus},
+    table::Table,
 };
 
 /// The bounds of one server.
@@ -50,59 +50,27 @@ pub struct Prediction {
     pub phases: Phases,
 }
 
-/// A deployment and how it fares in this process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReplicaStatus {
-    /// The record.
-    #[serde(flatten)]
-    pub deployment: Deployment,
-    /// Whether its model is in memory; otherwise the first call loads it.
-    pub loaded: bool,
-    /// Why it cannot be loaded, if that is so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Calls answered since this version was deployed, or since the server started.
-    pub requests: u64,
-    /// Calls that failed in the model.
-    pub failures: u64,
-    /// Calls being answered now.
-    pub in_flight: u64,
-    /// Mean time in the engine for a call; absent before the first.
-    pub mean_compute_ms: Option<f64>,
-    /// How long loading took; absent while not loaded.
-    pub load_ms: Option<f64>,
-    /// What the model takes in memory, in bytes; 0 while not loaded.
-    #[serde(default)]
-    pub resident_bytes: u64,
-    /// Where its model lives.
-    #[serde(default = "thread")]
-    pub isolation: Isolation,
-    /// By what the limits of its process hold; absent without a process.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limited_by: Option<String>,
-}
-
-fn thread() -> Isolation {
-    Isolation::Thread
-}
-
 /// Serves every deployment of a store from this process.
 #[derive(Clone)]
 pub struct Server {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    store: Store,
-    meter: Meter,
-    metrics: Arc<Metrics>,
-    admission: Admission,
-    memory: Arc<Memory>,
-    defaults: Settings,
-    places_a_deployment: usize,
-    replicas: RwLock<BTreeMap<Name, Arc<Replica>>>,
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) meter: Meter,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) admission: Admission,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) defaults: Settings,
+    pub(crate) places_a_deployment: usize,
+    table: RwLock<Table>,
+    /// Revisions that are being made ready to answer, by deployment and number.
+    pub(crate) prepared: Mutex<HashMap<(Name, u32), Weak<Served>>>,
     /// One reload at a time, so that an older view never overwrites a newer one.
-    reloading: tokio::sync::Mutex<()>,
+    pub(crate) reloading: tokio::sync::Mutex<()>,
+    /// Rung when a canary has failed.
+    failed: Notify,
 }
 
 /// A call that has its place: on one version, whatever the deployment's name serves meanwhile.
@@ -146,99 +114,19 @@ impl Server {
                 defaults: options.defaults,
                 // The others always find a quarter, however slow one is.
                 places_a_deployment: places - places / 4,
-                replicas: RwLock::default(),
+                table: RwLock::default(),
+                prepared: Mutex::default(),
                 reloading: tokio::sync::Mutex::default(),
+                failed: Notify::new(),
             }),
         };
         server.reload().await?;
         Ok(server)
     }
 
-    /// Takes over the deployments as the store has them now. A replica whose version did not change stays loaded; one
-    /// that is gone answers the calls that it has begun; one whose model is not there says so to its callers.
-    pub async fn reload(&self) -> Result<()> {
-        let _reloading = self.inner.reloading.lock().await;
-        let deployments = self.inner.store.deployments().await.map_err(|error| Error::Internal(error.to_string()))?;
-        let mut replicas = BTreeMap::new();
-        for deployment in deployments {
-            let name = deployment.name.clone();
-            let same = |replica: &Arc<Replica>| {
-                replica.deployment().model == deployment.model && replica.deployment().version == deployment.version
-            };
-            let replica = match self.replica(&name).filter(same) {
-                Some(replica) => replica.under(deployment),
-                None => self.new_replica(deployment).await,
-            };
-            replicas.insert(name, Arc::new(replica));
-        }
-        self.inner.metrics.retain(|revision| {
-            replicas.get(&revision.deployment).is_some_and(|replica| *replica.model_version() == revision.model)
-        });
-        let served: Vec<u64> = replicas.values().map(|replica| replica.served().key).collect();
-        let before =
-            std::mem::replace(&mut *self.inner.replicas.write().unwrap_or_else(PoisonError::into_inner), replicas);
-        // What still answers calls goes when the last of them is answered.
-        for replica in before.into_values().filter(|replica| !served.contains(&replica.served().key)) {
-            if replica.served().queue.is_idle() {
-                replica.unload(Eviction::Replaced);
-            }
-        }
-        Ok(())
-    }
-
-    async fn new_replica(&self, deployment: Deployment) -> Replica {
-        let inner = &self.inner;
-        let id = ModelVersionId { model: deployment.model.clone(), version: deployment.version };
-        let found = async {
-            let manifest = inner.store.version(&id).await?.manifest;
-            let path = inner.store.blobs().local_path(manifest.digest).await;
-            Ok::<_, wattle_store::Error>((manifest, path))
-        };
-        let told = |error: wattle_store::Error| {
-            tracing::error!(deployment = %deployment.name, %error, "a deployed model is not there");
-            Error::Load { deployment: deployment.name.to_string(), reason: error.to_string() }
-        };
-        let (manifest, mut path) = match found.await {
-            Ok((manifest, path)) => (Some(manifest), path.map_err(told)),
-            Err(error) => (None, Err(told(error))),
-        };
-        let mut pipeline = None;
-        if let (Some(manifest), Ok(file)) = (&manifest, &path)
-            && manifest.format == Pipeline::FORMAT
-        {
-            let read = tokio::fs::read_to_string(file).await.map_err(|error| Error::Internal(error.to_string()));
-            match read.and_then(|text| Pipeline::from_toml(&text)) {
-                Ok(read) => pipeline = Some(read),
-                Err(error) => {
-                    path = Err(Error::Load { deployment: deployment.name.to_string(), reason: error.to_string() });
-                }
-            }
-        }
-        let settings = inner.defaults.clone();
-        let parts = Parts {
-            name: deployment.name.clone(),
-            metrics: inner.metrics.revision(Revision { deployment: deployment.name.clone(), model: id.clone() }),
-            id,
-            file_bytes: manifest.as_ref().map_or(0, |manifest| manifest.bytes),
-            measured_bytes: manifest.as_ref().and_then(|manifest| manifest.resident_bytes),
-            signature: match manifest {
-                Some(manifest) => manifest.signature,
-                None => Signature { inputs: Vec::new(), outputs: Vec::new() },
-            },
-            path,
-            pipeline,
-            threads: settings.threads.map(|threads| threads as usize),
-            settings: settings.resolve(),
-            places: inner.places_a_deployment,
-            meter: inner.meter.clone(),
-            memory: Arc::clone(&inner.memory),
-        };
-        Replica::new(deployment, parts)
-    }
-
     /// The deployment of this name, or, without a name, the default or only one.
     pub fn find(&self, name: Option<&Name>) -> Result<Arc<Replica>> {
-        let replicas = self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        let replicas = self.table();
         if let Some(name) = name {
             return replicas.get(name).cloned().ok_or_else(|| {
                 Error::NotFound(match nearest(name.as_str(), replicas.keys().map(Name::as_str)) {
@@ -264,7 +152,7 @@ impl Server {
 
     /// Every deployment and how it fares.
     pub fn status(&self) -> Vec<ReplicaStatus> {
-        let replicas = self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner);
+        let replicas = self.table();
         replicas.values().map(|replica| replica.status()).collect()
     }
 
@@ -273,10 +161,12 @@ impl Server {
         &self.inner.metrics
     }
 
-    /// Gives a call its place, or says at once that there is none.
+    /// Gives a call its place, or says at once that there is none. Where it was not yet decided, it is now decided which
+    /// of the deployment's revisions it meets (see [`Replica::route`]).
     pub fn admit(&self, replica: Arc<Replica>, context: Context) -> Result<Call> {
-        replica.check_path()?;
+        let replica = replica.route(context.key.as_deref());
         let served = replica.served();
+        served.check_path()?;
         let share = Arc::clone(&served.places).try_acquire_owned().map_err(|_| {
             served.metrics.refused(Refusal::Share);
             Error::Busy {
@@ -297,27 +187,60 @@ impl Server {
     /// The caller's leaving (this future's being dropped) gives its place back while it waits; what computes already
     /// runs to its end and is accounted for.
     pub async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction> {
-        let served = call.replica.served();
+        let (replica, served) = (&call.replica, call.replica.served());
         let inputs = in_order(&served.signature, inputs).map_err(|error| Error::Invalid(error.to_string()))?;
         let rows = rows_of(&inputs) as u64;
-        let answered = self.compute(served, &call.context, inputs, 0).await?;
+        let answered = self.ask(replica, &call.context, inputs, 0).await?;
         let Answered { outputs, cpu_seconds, queue, batch, compute } = answered;
         let phases = Phases { queue, batch, compute, ..Phases::default() };
         Ok(Prediction { model: served.id.clone(), outputs, usage: served.usage(1, rows, cpu_seconds), phases })
     }
 
-    /// Loads a deployment's model now, so that its first call need not wait for that.
+    /// Has a revision answer inputs that fit: its shadow gets a copy, and its trial counts the call.
+    pub(crate) async fn ask(
+        &self,
+        replica: &Replica,
+        context: &Context,
+        inputs: Vec<Tensor>,
+        depth: usize,
+    ) -> Result<Answered> {
+        let (inputs, copy) = match &replica.shadow {
+            Some(shadow) => shadow.copy(inputs),
+            None => (inputs, None),
+        };
+        let result = self.compute(replica.served(), context, inputs, depth).await;
+        if replica.count(&result) {
+            self.inner.failed.notify_one();
+        }
+        let answered = result?;
+        Ok(match copy {
+            Some(copy) => Answered { outputs: copy.send(answered.outputs), ..answered },
+            None => answered,
+        })
+    }
+
+    /// Loads a deployment's models now, so that their first calls need not wait for that.
     pub async fn load(&self, name: &Name) -> Result<()> {
-        self.find(Some(name))?.load().await
+        for served in self.find(Some(name))?.all_served() {
+            served.make_ready().await?;
+        }
+        Ok(())
     }
 
-    /// Lets a deployment's model go; its next call loads it again. Says whether it was there.
+    /// Lets a deployment's models go; their next calls load them again. Says whether one was there.
     pub fn unload(&self, name: &Name) -> Result<bool> {
-        Ok(self.find(Some(name))?.unload(Eviction::Request))
+        let replica = self.find(Some(name))?;
+        Ok(replica.all_served().into_iter().filter(|served| served.unload(Eviction::Request)).count() > 0)
     }
 
-    pub(crate) fn admission(&self) -> &Admission {
-        &self.inner.admission
+    /// Waits until a canary fails.
+    pub async fn canary_failed(&self) {
+        self.inner.failed.notified().await;
+    }
+
+    /// The canaries that have failed and are not yet rolled back; they get no calls.
+    pub fn failed_canaries(&self) -> Vec<FailedCanary> {
+        self.table().values().filter_map(|replica| replica.failed_canary()).collect()
     }
 
     /// Refuses new calls from now on; those under way are answered.
@@ -325,29 +248,11 @@ impl Server {
         self.inner.admission.close();
     }
 
-    fn replica(&self, name: &Name) -> Option<Arc<Replica>> {
-        self.inner.replicas.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    pub(crate) fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.inner.table.read().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Replica {
-    /// How it fares.
-    pub fn status(&self) -> ReplicaStatus {
-        let counters = &self.served().counters;
-        let requests = counters.requests.load(Relaxed);
-        let ms = |micros: u64| micros as f64 / 1000.0;
-        ReplicaStatus {
-            deployment: self.deployment().clone(),
-            loaded: self.is_loaded(),
-            error: self.failure().map(|error| error.to_string()),
-            requests,
-            failures: counters.failures.load(Relaxed),
-            in_flight: counters.in_flight.load(Relaxed),
-            mean_compute_ms: (requests > 0).then(|| ms(counters.compute_micros.load(Relaxed)) / requests as f64),
-            load_ms: self.is_loaded().then(|| ms(counters.load_micros.load(Relaxed))),
-            resident_bytes: self.resident_bytes(),
-            isolation: self.settings().isolation,
-            limited_by: self.limited_by().map(str::to_owned),
-        }
+    pub(crate) fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.inner.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -58,7 +58,7 @@ async fn calls_that_wait_are_computed_together_and_each_gets_its_own_rows() {
     let metrics = Arc::clone(place.replica("same").metrics());
     let requests = metrics.batch_requests().distribution().unwrap();
     assert_eq!((requests.count, requests.sum), (3, 18.0));
-    let status = place.replica("same").status();
+    let status = place.replica("same").status().model;
     assert_eq!((status.requests, status.failures, status.in_flight), (18, 0, 0));
 }
 
@@ -78,7 +78,7 @@ async fn one_bad_call_does_not_fail_its_batch_mates() {
     let told: Vec<Option<f64>> = answers.iter().map(|answer| Some(values(answer.as_ref().ok()?)[0])).collect();
     assert_eq!(told, [Some(10.0), None, Some(20.0), Some(30.0)]);
     assert!(matches!(answers[1], Err(Error::Run(_))));
-    let status = place.replica("table").status();
+    let status = place.replica("table").status().model;
     assert_eq!((status.requests, status.failures), (4, 1));
 }
 
@@ -145,7 +145,7 @@ async fn a_deadline_that_passes_is_told_and_the_call_is_not_computed() {
     assert!(matches!(place.call_with("slow", late, x(&[1.0])).await, Err(Error::Expired)));
     assert_eq!(values(&place.call("slow").await.unwrap()), [7.0]);
     let replica = place.replica("slow");
-    assert_eq!((replica.status().requests, replica.metrics().calls_expired()), (1, 1));
+    assert_eq!((replica.status().model.requests, replica.metrics().calls_expired()), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,7 +37,7 @@ async fn moving_the_default_keeps_models_in_memory() {
     place.call("one").await.unwrap();
     place.put(&"two".parse().unwrap(), 1, true).await;
     let one = place.replica("one").status();
-    assert_eq!((one.deployment.default, one.loaded, one.requests), (false, true, 1));
+    assert_eq!((one.deployment.default, one.model.loaded, one.model.requests), (false, true, 1));
     assert_eq!(place.server.find(None).unwrap().name().as_str(), "two");
 }
 
@@ -55,7 +55,7 @@ async fn a_model_that_is_gone_costs_only_its_own_deployment() {
     place.call("good").await.unwrap();
     assert!(matches!(place.call("gone").await, Err(Error::Load { .. })));
     let gone = place.replica("gone");
-    assert!(gone.status().error.is_some_and(|error| error.contains("gone")));
+    assert!(gone.status().model.error.is_some_and(|error| error.contains("gone")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ fn within_budget(defaults: Settings) -> ServeOptions {
 }
 
 fn resident_bytes(place: &Place) -> u64 {
-    place.server.status().iter().map(|status| status.resident_bytes).sum()
+    place.server.status().iter().map(|status| status.model.resident_bytes).sum()
 }
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {

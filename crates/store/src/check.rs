@@ -4,15 +4,16 @@ use sqlx::SqliteConnection;
 use wattle_core::Digest;
 
 use crate::{
-    Error, Result, Store,
-    catalogue::{Columns, models, names},
+    Deployment, Error, Result, Store,
+    catalogue::{Columns, deployments, history, models, names},
 };
 
 impl Store {
     /// Reads everything and says what is wrong, in one sentence each; nothing, when all is well.
     ///
-    /// Every referenced blob is there with its size and its digest; aliases and deployments name versions that exist;
-    /// versions are below their counter; the database is sound. No command asks; the crash tests do, after every kill.
+    /// Every referenced blob is there with its size and its digest; aliases and deployments name versions that exist; a
+    /// deployment's history ends where it is; versions are below their counter; the database is sound. No command asks; the
+    /// crash tests do, after every kill.
     pub async fn check(&self) -> Result<Vec<String>> {
         // Held so that a collection does not remove a blob between the question and the look.
         let _import = self.begin_import().await;
@@ -41,15 +42,10 @@ async fn check_catalogue(tx: &mut SqliteConnection, faults: &mut Vec<String>) ->
         }
     }
     // Each query names what breaks a rule; the schema already forbids most of it.
-    let rules: [(&'static str, &str); 5] = [
+    let rules: [(&'static str, &str); 4] = [
         (
             "SELECT model || '@' || alias FROM aliases NATURAL LEFT JOIN versions WHERE manifest IS NULL",
             "names a version that does not exist",
-        ),
-        (
-            "SELECT d.name FROM deployments d LEFT JOIN versions v ON v.model = d.model AND v.version = d.version \
-             WHERE v.version IS NULL",
-            "deploys a version that does not exist",
         ),
         (
             "SELECT v.model || ':' || v.version FROM versions v LEFT JOIN models m ON m.name = v.model \
@@ -68,6 +64,28 @@ async fn check_catalogue(tx: &mut SqliteConnection, faults: &mut Vec<String>) ->
     ];
     for (query, fault) in rules {
         faults.extend(names(tx, query).await?.into_iter().map(|name| format!("{name} {fault}")));
+    }
+    check_deployments(tx, faults).await
+}
+
+/// Deployments answer with versions that exist, all calls are answered, and the history ends where they are.
+async fn check_deployments(tx: &mut SqliteConnection, faults: &mut Vec<String>) -> Result<()> {
+    for Deployment { name, traffic, revisions, .. } in deployments::all(tx).await? {
+        for revision in revisions {
+            match models::expect_version(tx, &revision.id()).await {
+                Ok(()) => {}
+                Err(Error::NotFound(_)) => {
+                    faults.push(format!("{name} deploys {}, a version that does not exist", revision.id()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if traffic.shares.iter().map(|share| u32::from(share.percent)).sum::<u32>() != 100 {
+            faults.push(format!("the shares of {name} do not add up to 100"));
+        }
+        if history::changes(tx, &name).await?.last().is_none_or(|change| change.to != traffic) {
+            faults.push(format!("the history of {name} does not end where it is"));
+        }
     }
     Ok(())
 }

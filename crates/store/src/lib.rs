@@ -17,14 +17,17 @@ mod manifest;
 mod settings;
 mod staging;
 pub mod table;
+mod traffic;
 
 pub use blobs::{Blobs, digest_file};
 pub use catalogue::{
     aliases::AliasChange,
     datasets::{Dataset, NewDataset},
-    deployments::{Deployment, NewDeployment},
+    deployments::{Deployment, NewTraffic},
+    history::{Change, DeploymentHistory, TrafficChange},
     jobs::{Job, JobCost, JobEnd, JobState},
     models::{Model, ModelVersion},
+    revisions::{NewRevision, Revision},
 };
 pub use error::{Error, Result};
 pub use gc::Collected;
@@ -32,3 +35,4 @@ pub use manifest::{DataReference, Manifest, TrainingCost};
 pub use settings::{Isolation, ResolvedSettings, Settings};
 pub use staging::{StagedFile, Staging};
 pub use store::Store;
+pub use traffic::{Share, Traffic};

@@ -1,4 +1,4 @@
-//! Data sets, models, aliases and deployments, each through the store's public operations.
+//! Data sets, models and aliases, each through the store's public operations.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,8 +6,8 @@ mod support;
 
 use chrono::SubsecRound;
 use serde_json::json;
-use support::{Fixture, dataset, deployment, manifest, message, name};
-use wattle_core::{ModelVersionId, Selector};
+use support::{Fixture, dataset, deploy, manifest, message, name};
+use wattle_core::ModelVersionId;
 use wattle_store::{Collected, Error, Store};
 
 #[tokio::test]
@@ -153,53 +153,13 @@ async fn aliases_move_and_their_moves_are_remembered() {
 }
 
 #[tokio::test]
-async fn deployments_hold_their_versions_and_one_at_most_is_the_default() {
-    let fixture = Fixture::new().await;
-    let store = &fixture.store;
-    fixture.version("line", b"1").await;
-    fixture.version("line", b"2").await;
-    let a = store.put_deployment(deployment("a", "line@champion", 1)).await.unwrap();
-    assert_eq!((a.default, a.reference.selector.clone()), (false, Selector::Alias(name("champion"))));
-    assert_eq!(store.deployments().await.unwrap(), std::slice::from_ref(&a));
-
-    let again = store.put_deployment(deployment("a", "line:1", 1)).await.unwrap();
-    assert_eq!((again.created_at, again.reference.selector), (a.created_at, Selector::Version(1)));
-    let missing = store.put_deployment(deployment("b", "line:3", 3)).await;
-    assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
-
-    let defaults = async || -> Vec<String> {
-        let all = store.deployments().await.unwrap().into_iter();
-        all.filter(|deployment| deployment.default).map(|deployment| deployment.name.to_string()).collect()
-    };
-    for text in ["a", "b", "b"] {
-        let mut new = deployment(text, "line:1", 1);
-        new.default = true;
-        assert!(store.put_deployment(new).await.unwrap().default);
-        assert_eq!(defaults().await, [text]);
-    }
-    let replaced = store.put_deployment(deployment("b", "line:2", 2)).await.unwrap();
-    assert_eq!((replaced.version, replaced.default), (2, true), "replacing keeps the default mark");
-
-    let id = ModelVersionId { model: name("line"), version: 1 };
-    assert_eq!(message(store.remove_version(&id).await), "line:1 is deployed as a: run `wattle undeploy a` first");
-    assert!(matches!(store.remove_model(&name("line")).await, Err(Error::Conflict(_))));
-    assert_eq!(store.model(&name("line")).await.unwrap().versions, [1, 2], "a refused removal removes nothing");
-    store.remove_deployment(&name("a")).await.unwrap();
-    assert!(matches!(store.remove_deployment(&name("a")).await, Err(Error::NotFound(_))));
-    store.remove_version(&id).await.unwrap();
-    store.remove_deployment(&name("b")).await.unwrap();
-    store.remove_model(&name("line")).await.unwrap();
-    assert_eq!(store.gc().await.unwrap().blobs, 2);
-}
-
-#[tokio::test]
 async fn all_is_there_again_after_a_restart() {
     let fixture = Fixture::new().await;
     let store = &fixture.store;
     let version = fixture.version("line", b"1").await;
     let dataset = store.put_dataset(dataset("line", false), &fixture.file(b"table")).await.unwrap();
     store.set_alias(&name("line"), &name("champion"), 1).await.unwrap();
-    let deployment = store.put_deployment(deployment("line", "line", 1)).await.unwrap();
+    let deployment = deploy(store, "line", "line", 1, false).await.unwrap();
     store.close().await;
     let Fixture { store, folder } = fixture;
     drop(store);

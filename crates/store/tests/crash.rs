@@ -16,7 +16,7 @@ use std::{
 };
 
 use serde_json::json;
-use support::{dataset, deployment, energy, manifest, name};
+use support::{dataset, deploy, energy, manifest, name};
 use wattle_core::{Digest, ModelVersionId};
 use wattle_store::{JobCost, JobState, Manifest, Store, TrainingCost};
 
@@ -130,10 +130,16 @@ async fn inspect(data_dir: &Path, known: &mut Known) {
     store.close().await;
 }
 
-/// Removes old versions that neither an alias nor a deployment names.
+/// Removes old versions that neither an alias nor a deployment names, nor the way back of one.
 async fn prune(store: &Store, known: &mut Known) {
     for model in store.models().await.unwrap() {
-        let used: Vec<u32> = store.deployments().await.unwrap().iter().map(|deployment| deployment.version).collect();
+        let mut used = Vec::new();
+        for deployment in store.deployments().await.unwrap() {
+            let history = store.deployment_history(&deployment.name).await.unwrap();
+            let previous = history.previous().and_then(|revision| history.revision(revision));
+            used.extend(previous.map(|previous| previous.version));
+            used.push(deployment.version);
+        }
         for version in model.versions.iter().rev().skip(KEPT) {
             if !used.contains(version) && !model.aliases.values().any(|alias| alias == version) {
                 let id = ModelVersionId { model: model.name.clone(), version: *version };
@@ -231,9 +237,7 @@ async fn import(store: Store, model: &'static str, seed: u64) {
                 acknowledge(&format!("alias {model} {number} -"));
             }
             2 => {
-                let mut new = deployment(model, model, number);
-                new.default = counter.is_multiple_of(2);
-                store.put_deployment(new).await.unwrap();
+                deploy(&store, model, model, number, counter.is_multiple_of(2)).await.unwrap();
                 acknowledge(&format!("deploy {model} {number} -"));
             }
             _ => {}

@@ -1,6 +1,7 @@
 //! The command line as it is written; the commands resolve it.
 
 mod bench;
+mod deploy;
 
 use std::path::PathBuf;
 
@@ -9,7 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use wattle_core::{ModelReference, Name};
 use wattle_train::spec::ClassWeights;
 
-pub(crate) use self::bench::{Arrivals, BenchFlags, BenchProtocol};
+pub(crate) use self::{
+    bench::{Arrivals, BenchFlags, BenchProtocol},
+    deploy::DeployFlags,
+};
 use crate::config::{KeyFlags, hide_keys};
 
 /// Train a model, store it, deploy it, call it, and know what each call cost in compute and energy.
@@ -68,7 +72,28 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Models(ModelsCommand),
     /// Give a version of a model an address.
-    Deploy(DeployFlags),
+    Deploy(Box<DeployFlags>),
+    /// Give the canary, or without one the shadow, all calls.
+    #[command(after_help = "Examples:\n  wattle deploy line:2 --canary 10\n  wattle promote line")]
+    Promote {
+        /// The deployment.
+        name: Name,
+    },
+    /// Go back by one step: end the canary, or without one the shadow; without either, go back to the revision that
+    /// answered before.
+    #[command(
+        after_help = "What was gone back from is never gone back to: a second rollback goes back further.\n\nExamples:\n  wattle rollback line\n  wattle history line"
+    )]
+    Rollback {
+        /// The deployment.
+        name: Name,
+    },
+    /// Show what happened to a deployment: which revisions answered, since when, and why.
+    #[command(after_help = "Examples:\n  wattle history line\n  wattle history line -o json")]
+    History {
+        /// The deployment; also one that was removed.
+        name: Name,
+    },
     /// List deployments.
     Ps,
     /// Remove a deployment.
@@ -362,21 +387,6 @@ pub(crate) enum ModelsCommand {
         /// MODEL or MODEL:VERSION.
         model: ModelReference,
     },
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  wattle deploy line\n  wattle deploy line:2 --name forecast --default\n  wattle deploy line@champion"
-)]
-pub(crate) struct DeployFlags {
-    /// MODEL, MODEL:VERSION or MODEL@ALIAS.
-    pub(crate) model: ModelReference,
-    /// The deployment's name [default: the model's].
-    #[arg(long)]
-    pub(crate) name: Option<Name>,
-    /// Let `POST /predict`, which names no deployment, go here.
-    #[arg(long)]
-    pub(crate) default: bool,
 }
 
 #[derive(Debug, Args)]

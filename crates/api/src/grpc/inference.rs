@@ -50,7 +50,8 @@ impl Inference {
         request: proto::ModelInferRequest,
         delivery: Delivery,
     ) -> Result<(proto::ModelInferResponse, Option<Timing>)> {
-        let replica = describe::find(self.service.as_ref(), &request.model_name.parse()?, &request.model_version)?;
+        let found = describe::find(self.service.as_ref(), &request.model_name.parse()?, &request.model_version)?;
+        let replica = found.route(delivery.context.key.as_deref());
         let observation = replica.observe(Protocol::Grpc);
         let answer = async {
             let Delivery { mut context, share } = delivery;

@@ -16,8 +16,11 @@ const TENANT: HeaderName = HeaderName::from_static("x-wattle-tenant");
 const PRIORITY: HeaderName = HeaderName::from_static("x-wattle-priority");
 /// How long the caller waits for its answer, in milliseconds.
 const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-wattle-timeout-ms");
+/// Calls with the same key meet the same revision of a deployment: a user's or a session's id.
+const KEY: HeaderName = HeaderName::from_static("x-wattle-key");
 
 const MAX_TENANT_LENGTH: usize = 64;
+const MAX_KEY_LENGTH: usize = 256;
 /// The longest time that a caller may allow itself, a day.
 const MAX_TIMEOUT_MS: u64 = 86_400_000;
 
@@ -44,7 +47,8 @@ pub(crate) fn context(headers: &HeaderMap) -> Result<Context> {
     let tenant = header(&TENANT)?.map(tenant).transpose()?;
     let priority = header(&PRIORITY)?.map_or(Ok(Priority::default()), priority)?;
     let deadline = header(&TIMEOUT_MS)?.map(deadline).transpose()?;
-    Ok(Context { tenant, priority, deadline })
+    let key = header(&KEY)?.map(key).transpose()?;
+    Ok(Context { tenant, priority, deadline, key, copy: false })
 }
 
 fn tenant(text: &str) -> Result<String> {
@@ -53,6 +57,13 @@ fn tenant(text: &str) -> Result<String> {
         return Err(ApiError::invalid(format!(
             "the header {TENANT} is no name: use 1 to {MAX_TENANT_LENGTH} letters, digits, - _ and ."
         )));
+    }
+    Ok(text.to_owned())
+}
+
+fn key(text: &str) -> Result<String> {
+    if text.is_empty() || text.len() > MAX_KEY_LENGTH {
+        return Err(ApiError::invalid(format!("the header {KEY} must have 1 to {MAX_KEY_LENGTH} characters")));
     }
     Ok(text.to_owned())
 }

@@ -2,7 +2,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use wattle_core::Name;
 use wattle_deploy::DeploymentRequest;
 use wattle_serve::ReplicaStatus;
-use wattle_store::Deployment;
+use wattle_store::{Deployment, DeploymentHistory};
 
 use super::{
     App,
@@ -41,4 +41,16 @@ pub(super) async fn unload(State(app): State<App>, FromPath(name): FromPath<Name
 pub(super) async fn remove(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<StatusCode> {
     app.service.undeploy(name).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn promote(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<Json<Deployment>> {
+    Ok(Json(app.service.promote(name).await?))
+}
+
+pub(super) async fn roll_back(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<Json<Deployment>> {
+    Ok(Json(app.service.roll_back(name).await?))
+}
+
+pub(super) async fn history(State(app): State<App>, FromPath(name): FromPath<Name>) -> Result<Json<DeploymentHistory>> {
+    Ok(Json(app.service.deployment_history(name).await?))
 }

@@ -43,7 +43,7 @@ pub(super) async fn infer(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Observed> {
-    let replica = app.service.find(Some(&name))?;
+    let replica = app.service.find(Some(&name))?.route(context.key.as_deref());
     observe(&app, &replica, Protocol::V2, infer_by(&app, &replica, context, &headers, body)).await
 }
 

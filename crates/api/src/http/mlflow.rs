@@ -71,7 +71,7 @@ async fn invoke(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Observed> {
-    let replica = app.service.find(deployment)?;
+    let replica = app.service.find(deployment)?.route(context.key.as_deref());
     observe(app, &replica, Protocol::Mlflow, call(app, &replica, context, headers, body)).await
 }
 

@@ -38,7 +38,7 @@ pub(super) type Answer = (HeaderMap, Body);
 
 /// `POST /predict`: the default or only deployment.
 pub(super) async fn default(State(app): State<App>, FromHeaders(context): FromHeaders, body: Body) -> Result<Observed> {
-    let replica = app.service.find(None)?;
+    let replica = app.service.find(None)?.route(context.key.as_deref());
     observe(&app, &replica, Protocol::Predict, predict(&app, &replica, context, body)).await
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn named(
     FromHeaders(context): FromHeaders,
     body: Body,
 ) -> Result<Observed> {
-    let replica = app.service.find(Some(&deployment))?;
+    let replica = app.service.find(Some(&deployment))?.route(context.key.as_deref());
     observe(&app, &replica, Protocol::Predict, predict(&app, &replica, context, body)).await
 }
 

@@ -11,7 +11,7 @@ use wattle_engine::{
 };
 use wattle_meter::{Meter, SensorConfig};
 use wattle_serve::{Context, Error, Prediction, Replica, ServeOptions, Server};
-use wattle_store::{Manifest, NewDeployment, Settings, Store};
+use wattle_store::{Change, Manifest, NewRevision, NewTraffic, Revision, Settings, Store, Traffic};
 
 pub(crate) struct Place {
     pub(crate) store: Store,
@@ -73,6 +73,12 @@ impl Place {
     }
 
     pub(crate) async fn deploy_model(&self, name: &str, model: &[u8], default: bool) {
+        let version = self.version(name, model).await;
+        self.put(&name.parse().unwrap(), version, default).await;
+    }
+
+    /// Stores the next version of a model; its number.
+    pub(crate) async fn version(&self, name: &str, model: &[u8]) -> u32 {
         let file = self.folder.path().join(name);
         fs::write(&file, model).unwrap();
         let name: Name = name.parse().unwrap();
@@ -92,14 +98,25 @@ impl Place {
             parent: None,
             created_at: chrono::Utc::now(),
         };
-        let version = self.store.commit_version(&name, &file, manifest).await.unwrap();
-        self.put(&name, version.version, default).await;
+        self.store.commit_version(&name, &file, manifest).await.unwrap().version
+    }
+
+    pub(crate) async fn revision(&self, name: &Name, version: u32, settings: Settings) -> Revision {
+        let reference: ModelReference = name.as_str().parse().unwrap();
+        let (deployment, model) = (name.clone(), name.clone());
+        let new = NewRevision { deployment, model, version, reference, settings };
+        self.store.add_revision(new).await.unwrap()
     }
 
     pub(crate) async fn put(&self, name: &Name, version: u32, default: bool) {
-        let reference: ModelReference = name.as_str().parse().unwrap();
-        let new = NewDeployment { name: name.clone(), model: name.clone(), version, reference, default };
-        self.store.put_deployment(new).await.unwrap();
+        let revision = self.revision(name, version, Settings::default()).await.revision;
+        self.put_traffic(name, Traffic::all(revision), default).await;
+    }
+
+    pub(crate) async fn put_traffic(&self, name: &Name, traffic: Traffic, default: bool) {
+        let revision = traffic.stable().unwrap();
+        let new = NewTraffic { name: name.clone(), what: Change::Deployed, revision, reason: None, default };
+        self.store.change_traffic(new, |_| Ok(traffic)).await.unwrap();
         self.server.reload().await.unwrap();
     }
 

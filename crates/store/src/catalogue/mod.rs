@@ -3,8 +3,10 @@
 pub(crate) mod aliases;
 pub(crate) mod datasets;
 pub(crate) mod deployments;
+pub(crate) mod history;
 pub(crate) mod jobs;
 pub(crate) mod models;
+pub(crate) mod revisions;
 
 use std::{path::Path, time::Duration};
 

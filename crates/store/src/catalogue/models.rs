@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{SqliteConnection, sqlite::SqliteRow};
 use wattle_core::{Digest, ModelReference, ModelVersionId, Name, Selector};
 
-use super::{Columns, aliases, names, not_found, now, signed, time_text, to_json};
+use super::{Columns, aliases, deployments, names, not_found, now, signed, time_text, to_json};
 use crate::{Error, Manifest, Result, Store};
 
 /// A model: its versions and the aliases that name some of them.
@@ -111,7 +111,7 @@ impl Store {
 
     /// Forgets a version and the aliases that name it, and with its last version the model.
     ///
-    /// A conflict while a deployment uses it. [`Store::gc`] removes the bytes.
+    /// A conflict while a deployment uses it or could be rolled back to it. [`Store::gc`] removes the bytes.
     pub async fn remove_version(&self, id: &ModelVersionId) -> Result<()> {
         let mut tx = self.catalogue().write().await?;
         delete_version(&mut tx, id).await?;
@@ -122,7 +122,7 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Forgets a model with all its versions and aliases; a conflict while a deployment uses one of them.
+    /// Forgets a model with all its versions and aliases; a conflict while a deployment needs one of them.
     pub async fn remove_model(&self, name: &Name) -> Result<()> {
         let mut tx = self.catalogue().write().await?;
         let Some(model) = select(&mut tx, Some(name)).await?.pop() else {
@@ -163,7 +163,7 @@ pub(super) async fn insert(tx: &mut SqliteConnection, model: &Name, manifest: Ma
 }
 
 /// An error unless there is such a version.
-pub(super) async fn expect_version(tx: &mut SqliteConnection, id: &ModelVersionId) -> Result<()> {
+pub(crate) async fn expect_version(tx: &mut SqliteConnection, id: &ModelVersionId) -> Result<()> {
     let found = sqlx::query("SELECT 1 FROM versions WHERE model = ? AND version = ?")
         .bind(id.model.as_str())
         .bind(id.version)
@@ -191,17 +191,8 @@ async fn missing_version(tx: &mut SqliteConnection, model: &Name, version: u32) 
 
 async fn delete_version(tx: &mut SqliteConnection, id: &ModelVersionId) -> Result<()> {
     expect_version(tx, id).await?;
-    let users: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM deployments WHERE model = ? AND version = ? ORDER BY name")
-            .bind(id.model.as_str())
-            .bind(id.version)
-            .fetch_all(&mut *tx)
-            .await?;
-    if let Some(first) = users.first() {
-        return Err(Error::Conflict(format!(
-            "{id} is deployed as {}: run `wattle undeploy {first}` first",
-            users.join(", ")
-        )));
+    if let Some(need) = deployments::need_of(tx, id).await? {
+        return Err(Error::Conflict(need));
     }
     aliases::remove_of_version(tx, id).await?;
     sqlx::query("DELETE FROM versions WHERE model = ? AND version = ?")

@@ -10,7 +10,10 @@ use tempfile::TempDir;
 use wattle_core::{
     Column, ColumnKind, Datatype, Digest, Energy, Label, ModelReference, Name, Schema, Signature, TensorSpec,
 };
-use wattle_store::{Manifest, ModelVersion, NewDataset, NewDeployment, Store, table::Overrides};
+use wattle_store::{
+    Change, Deployment, Manifest, ModelVersion, NewDataset, NewRevision, NewTraffic, Result, Settings, Store, Traffic,
+    table::Overrides,
+};
 
 /// A store in a folder of its own, and a place for files from outside.
 pub struct Fixture {
@@ -88,9 +91,25 @@ pub fn dataset(text: &str, replace: bool) -> NewDataset {
     }
 }
 
-pub fn deployment(text: &str, reference: &str, version: u32) -> NewDeployment {
+/// Gives a version all calls of a deployment.
+pub async fn deploy(store: &Store, text: &str, reference: &str, version: u32, default: bool) -> Result<Deployment> {
+    let revision = add_revision(store, text, reference, version, Settings::default()).await?;
+    let new = NewTraffic { name: name(text), what: Change::Deployed, revision, reason: None, default };
+    store.change_traffic(new, |_| Ok(Traffic::all(revision))).await
+}
+
+/// The number of a revision of a deployment.
+pub async fn add_revision(
+    store: &Store,
+    text: &str,
+    reference: &str,
+    version: u32,
+    settings: Settings,
+) -> Result<u32> {
     let reference: ModelReference = reference.parse().unwrap();
-    NewDeployment { name: name(text), model: reference.model.clone(), version, reference, default: false }
+    let new =
+        NewRevision { deployment: name(text), model: reference.model.clone(), version, reference, settings };
+    Ok(store.add_revision(new).await?.revision)
 }
 
 /// The message of an error, for tests of what it says.

@@ -2,18 +2,30 @@ use anyhow::Result;
 use serde_json::json;
 use wattle_core::Name;
 use wattle_deploy::DeploymentRequest;
-use wattle_serve::ReplicaStatus;
+use wattle_serve::{ReplicaStatus, RevisionStatus};
 use wattle_store::Deployment;
 
-use super::Context;
+use super::{Context, rollout};
 use crate::{
     flags::DeployFlags,
-    output::{confirm, print, quantity, table},
+    output::{bytes, confirm, print, quantity, table},
 };
 
 pub(crate) async fn deploy(context: &Context, flags: DeployFlags) -> Result<()> {
-    let request = DeploymentRequest { model: flags.model, name: flags.name, default: flags.default };
+    let (canary, shadow) = (flags.canary, flags.shadow);
+    let request = DeploymentRequest {
+        model: flags.model,
+        name: flags.name,
+        default: flags.default,
+        canary,
+        shadow,
+        settings: flags.settings.settings(),
+        reset_settings: flags.reset_settings,
+    };
     let deployment: Deployment = context.client.post("/api/v1/deployments", &request).await?;
+    if canary.is_some() || shadow {
+        return rollout::print_traffic(context, &deployment);
+    }
     let url = context.client.url();
     print(context.output, &deployment, |deployment| {
         format!(
@@ -32,26 +44,49 @@ pub(crate) async fn list(context: &Context) -> Result<()> {
         if deployments.is_empty() {
             return "nothing is deployed: `wattle deploy MODEL` deploys a model".into();
         }
-        let row = |status: &ReplicaStatus| {
-            let deployment = &status.deployment;
-            let name = format!("{}{}", deployment.name, if deployment.default { " (default)" } else { "" });
-            let mean = status.mean_compute_ms.map_or_else(|| "-".into(), |ms| quantity(ms / 1000.0, "s"));
-            vec![
-                name,
-                format!("{}:{}", deployment.model, deployment.version),
-                deployment.reference.to_string(),
-                if status.loaded { "loaded" } else { "loads on first call" }.into(),
-                status.requests.to_string(),
-                status.failures.to_string(),
-                mean,
-            ]
-        };
-        table(
-            &["name", "model", "asked for", "state", "#calls", "#failed", "#mean compute"],
-            deployments.iter().map(row),
-        )
+        let rows = deployments.iter().flat_map(|status| status.replicas.iter().map(|replica| row(status, replica)));
+        let shown = table(
+            &["name", "#revision", "model", "#share", "state", "runs in", "#calls", "#failed", "#mean compute", "#memory"],
+            rows,
+        );
+        deployments.iter().filter_map(compared).fold(shown, |shown, line| format!("{shown}\n{line}"))
     })?;
     Ok(())
+}
+
+fn row(status: &ReplicaStatus, replica: &RevisionStatus) -> Vec<String> {
+    let deployment = &status.deployment;
+    let model = &replica.model;
+    let share = deployment.traffic.shares.iter().find(|share| share.revision == replica.revision);
+    vec![
+        format!("{}{}", deployment.name, if deployment.default { " (default)" } else { "" }),
+        replica.revision.to_string(),
+        deployment.revision(replica.revision).map(|revision| revision.id().to_string()).unwrap_or_default(),
+        share.map_or_else(|| "copies".into(), |share| format!("{}%", share.percent)),
+        match (&model.error, model.loaded) {
+            (Some(_), _) => "cannot be loaded",
+            (None, true) => "loaded",
+            (None, false) => "loads on first call",
+        }
+        .into(),
+        match &model.limited_by {
+            Some(limit) => format!("{} ({limit})", model.isolation),
+            None => model.isolation.to_string(),
+        },
+        model.requests.to_string(),
+        model.failures.to_string(),
+        model.mean_compute_ms.map_or_else(|| "-".into(), |ms| quantity(ms / 1000.0, "s")),
+        if model.loaded { bytes(model.resident_bytes) } else { "-".into() },
+    ]
+}
+
+/// What a shadow's answers are like.
+fn compared(status: &ReplicaStatus) -> Option<String> {
+    let (revision, compared) = status.replicas.iter().find_map(|one| Some((one.revision, one.compared.as_ref()?)))?;
+    Some(format!(
+        "\n{}, revision {revision}: {} copies answered the same, {} otherwise, {} failed, {} were not computed",
+        status.deployment.name, compared.same, compared.different, compared.failed, compared.dropped
+    ))
 }
 
 pub(crate) async fn undeploy(context: &Context, name: &Name) -> Result<()> {

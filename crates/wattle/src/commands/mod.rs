@@ -9,6 +9,7 @@ mod jobs;
 mod models;
 mod predict;
 mod quickstart;
+mod rollout;
 mod serve;
 mod top;
 mod train;
@@ -50,7 +51,10 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
             Command::Train(flags) => return train::run(&context, *flags).await,
             Command::Jobs(command) => return jobs::run(&context, command).await,
             Command::Models(command) => models::run(&context, command).await,
-            Command::Deploy(flags) => deploy::deploy(&context, flags).await,
+            Command::Deploy(flags) => deploy::deploy(&context, *flags).await,
+            Command::Promote { name } => rollout::promote(&context, &name).await,
+            Command::Rollback { name } => rollout::roll_back(&context, &name).await,
+            Command::History { name } => rollout::history(&context, &name).await,
             Command::Ps => deploy::list(&context).await,
             Command::Undeploy { name } => deploy::undeploy(&context, &name).await,
             Command::Bench(flags) => return bench::run(&context, *flags).await,

@@ -206,7 +206,8 @@ async fn path(context: &Context, folder: &Path, table: &str, mut spec: Value, in
     };
     let version: ModelVersion =
         context.client.get(&format!("/api/v1/models/{}/versions/{}", id.model, id.version)).await?;
-    let request = DeploymentRequest { model: id.model.to_string().parse()?, name: None, default: table == "line" };
+    let request =
+        DeploymentRequest { default: table == "line", ..DeploymentRequest::of(id.model.to_string().parse()?) };
     let deployment: Deployment = context.client.post("/api/v1/deployments", &request).await?;
     let answer = match input {
         Value::Null => Value::Null,

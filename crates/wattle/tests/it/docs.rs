@@ -46,6 +46,7 @@ pages! {
     the_page_on_training_holds: "docs/train.md",
     the_page_on_models_holds: "docs/models.md",
     the_page_on_serving_holds: "docs/serve.md",
+    the_page_on_rolling_out_holds: "docs/rollout.md",
     the_page_on_energy_holds: "docs/energy.md",
     the_page_on_observing_holds: "docs/observe.md",
     the_page_on_the_api_holds: "docs/api.md",

@@ -26,6 +26,7 @@ mod process;
 mod quickstart;
 mod raw;
 mod rest;
+mod rollout;
 mod shutdown;
 mod slow;
 mod stream;
