@@ -1,5 +1,7 @@
 use wattle_core::Name;
-use wattle_store::{Change, Deployment, DeploymentHistory, NewRevision, NewTraffic, Revision, Settings, Store, Traffic};
+use wattle_store::{
+    Change, Deployment, DeploymentHistory, NewRevision, NewTraffic, Revision, Settings, Store, Traffic,
+};
 
 use crate::{DeploymentRequest, Error, Result, compatible, request::Role};
 

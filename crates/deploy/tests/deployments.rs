@@ -53,7 +53,10 @@ impl Place {
     }
 
     async fn deploy(&self, request: Value) -> Result<Deployment> {
-        self.deployments.deploy(serde_json::from_value(request).unwrap(), ready).await.map(|(deployment, ())| deployment)
+        self.deployments
+            .deploy(serde_json::from_value(request).unwrap(), ready)
+            .await
+            .map(|(deployment, ())| deployment)
     }
 
     async fn promote(&self) -> Result<Deployment> {
@@ -141,9 +144,8 @@ async fn the_gate_takes_back_a_canary_and_nothing_else() {
     let place = Place::new(2).await;
     place.deploy(json!({"model": "line:1"})).await.unwrap();
     let canary = place.deploy(json!({"model": "line:2", "canary": 10})).await.unwrap().traffic.canary().unwrap();
-    let back = async |revision| {
-        place.deployments.roll_back_canary(&line(), revision, "12% of its calls fail".into()).await
-    };
+    let back =
+        async |revision| place.deployments.roll_back_canary(&line(), revision, "12% of its calls fail".into()).await;
     assert_eq!(answering(&back(canary.revision + 1).await.unwrap()), [(1, 90), (2, 10)]);
     assert_eq!(answering(&back(canary.revision).await.unwrap()), [(1, 100)]);
     assert_eq!(answering(&back(canary.revision).await.unwrap()), [(1, 100)]);
@@ -183,9 +185,7 @@ async fn what_is_not_ready_gets_no_calls_and_the_history_says_why() {
     use Change::{Canary, Deployed, GateRefused, RolledBack};
     assert_eq!(
         place.changes().await,
-        [
-            GateRefused, Deployed, GateRefused, GateRefused, Canary, GateRefused, RolledBack, Deployed, GateRefused
-        ]
+        [GateRefused, Deployed, GateRefused, GateRefused, Canary, GateRefused, RolledBack, Deployed, GateRefused]
     );
 }
 

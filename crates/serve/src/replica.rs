@@ -234,7 +234,6 @@ impl Replica {
     pub(crate) fn served(&self) -> &Arc<Served> {
         &self.served
     }
-
 }
 
 impl Served {

@@ -187,7 +187,9 @@ mod tests {
     }
 
     fn tallies() -> impl Strategy<Value = Tally> {
-        (0_u64..200).prop_flat_map(|calls| (Just(calls), 0..=calls)).prop_map(|(calls, failures)| Tally { calls, failures })
+        (0_u64..200)
+            .prop_flat_map(|calls| (Just(calls), 0..=calls))
+            .prop_map(|(calls, failures)| Tally { calls, failures })
     }
 
     #[test]
@@ -200,7 +202,8 @@ mod tests {
         assert_eq!(
             gate.judge(failed(3, 20), failed(1, 100)),
             Verdict::RollBack(
-                "3 of its 20 calls failed (15.0%), and 1 of the stable revision's 100 (1.0%): more than 5% apart".into()
+                "3 of its 20 calls failed (15.0%), and 1 of the stable revision's 100 (1.0%): more than 5% apart"
+                    .into()
             )
         );
     }

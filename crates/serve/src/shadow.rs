@@ -80,7 +80,8 @@ impl Shadow {
     /// A copy of these inputs, which come back in a form that is shared with it; without one where there is no place.
     pub(crate) fn copy(&self, inputs: Vec<Tensor>) -> (Vec<Tensor>, Option<Place<'_>>) {
         let bytes: usize = inputs.iter().map(bytes_of).sum();
-        let room = u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(&self.room).try_acquire_many_owned(bytes).ok());
+        let room =
+            u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(&self.room).try_acquire_many_owned(bytes).ok());
         match (room, self.copies.try_reserve()) {
             (Some(room), Ok(slot)) => {
                 let inputs: Vec<Tensor> = inputs.into_iter().map(Tensor::shared).collect();
@@ -135,9 +136,9 @@ async fn compare(served: Arc<Served>, server: Weak<Inner>, mut coming: mpsc::Rec
 
 /// Whether every output that was answered is there, and the same.
 fn same(answer: &[Tensor], own: &[Tensor]) -> bool {
-    answer.iter().all(|output| {
-        own.iter().any(|other| other.name == output.name && output.is_close_to(other, TOLERANCE))
-    })
+    answer
+        .iter()
+        .all(|output| own.iter().any(|other| other.name == output.name && output.is_close_to(other, TOLERANCE)))
 }
 
 fn bytes_of(tensor: &Tensor) -> usize {

@@ -86,9 +86,8 @@ impl Replica {
     /// How the deployment fares.
     pub fn status(&self) -> ReplicaStatus {
         let shadow = self.shadow();
-        let compared = |served: &Served| {
-            shadow.filter(|shadow| shadow.served().key == served.key).map(|shadow| shadow.compared())
-        };
+        let compared =
+            |served: &Served| shadow.filter(|shadow| shadow.served().key == served.key).map(|shadow| shadow.compared());
         let replicas = self.all_served().into_iter().map(|served| RevisionStatus {
             revision: served.revision,
             model: served.status(),

@@ -81,7 +81,11 @@ impl Server {
             kept.values().any(|served| served.name == revision.deployment && served.id == revision.model)
         });
         let before = std::mem::replace(&mut *self.table_mut(), table);
-        self.inner.prepared.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, served| served.strong_count() > 0);
+        self.inner
+            .prepared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, served| served.strong_count() > 0);
         // What still answers calls goes when the last of them is answered.
         for replica in before.into_values() {
             let gone = replica.all_served().into_iter().filter(|served| !kept.contains_key(&served.key));

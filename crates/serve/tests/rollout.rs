@@ -67,7 +67,10 @@ async fn a_canary_gets_its_share_and_a_key_its_revision() {
     for _ in 0..CALLS {
         let answer = call(&place, 0, None).await.unwrap();
         // An answer is that of the version which it names.
-        assert_eq!(answer.outputs[0].data, Data::Fp64(vec![if answer.model.version == 2 { 11.0 } else { 10.0 }].into()));
+        assert_eq!(
+            answer.outputs[0].data,
+            Data::Fp64(vec![if answer.model.version == 2 { 11.0 } else { 10.0 }].into())
+        );
         met += usize::from(answer.model.version == 2);
     }
     // Seven standard deviations of the binomial distribution.

@@ -80,7 +80,8 @@ mod tests {
     use super::*;
 
     fn traffic(shares: &[(u32, u8)], shadow: Option<u32>) -> Traffic {
-        let shares = shares.iter().map(|(revision, percent)| Share { revision: *revision, percent: *percent }).collect();
+        let shares =
+            shares.iter().map(|(revision, percent)| Share { revision: *revision, percent: *percent }).collect();
         Traffic { shares, shadow }
     }
 

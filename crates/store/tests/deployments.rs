@@ -119,7 +119,8 @@ async fn the_history_says_what_was_and_outlives_the_deployment() {
     store.remove_deployment(&line).await.unwrap();
 
     let history = store.deployment_history(&line).await.unwrap();
-    let told: Vec<(Change, Option<u32>)> = history.changes.iter().map(|change| (change.what, change.revision)).collect();
+    let told: Vec<(Change, Option<u32>)> =
+        history.changes.iter().map(|change| (change.what, change.revision)).collect();
     assert_eq!(
         told,
         [
@@ -169,7 +170,11 @@ async fn what_a_deployment_needs_is_not_removed() {
     let gone = change(store, Change::Deployed, 2, Traffic::all(2)).await;
     assert!(message(gone).contains("model line has no version 2"));
     assert!(message(change(store, Change::Deployed, 9, Traffic::all(9)).await).contains("has no revision 9"));
-    assert_eq!(store.deployment(&name("line")).await.unwrap().traffic, Traffic::all(1), "a refused change changes nothing");
+    assert_eq!(
+        store.deployment(&name("line")).await.unwrap().traffic,
+        Traffic::all(1),
+        "a refused change changes nothing"
+    );
     assert_eq!(store.gc().await.unwrap().blobs, 3);
     assert_eq!(store.check().await.unwrap(), [""; 0]);
 }
@@ -218,7 +223,8 @@ async fn a_folder_from_before_there_were_revisions_goes_on() {
     let store = Store::open(&data_dir).await.unwrap();
     assert_eq!(store.check().await.unwrap(), [""; 0]);
     let deployments = store.deployments().await.unwrap();
-    let told: Vec<_> = deployments.iter().map(|one| (one.name.as_str(), one.version, one.default, &one.traffic)).collect();
+    let told: Vec<_> =
+        deployments.iter().map(|one| (one.name.as_str(), one.version, one.default, &one.traffic)).collect();
     assert_eq!(told, [("a", 1, false, &Traffic::all(1)), ("b", 1, true, &Traffic::all(1))]);
     assert_eq!(deployments[0].created_at.to_rfc3339(), "2026-01-02T03:04:05.000006+00:00");
     assert_eq!(deployments[0].reference.to_string(), "line@champion");

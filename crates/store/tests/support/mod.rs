@@ -99,16 +99,9 @@ pub async fn deploy(store: &Store, text: &str, reference: &str, version: u32, de
 }
 
 /// The number of a revision of a deployment.
-pub async fn add_revision(
-    store: &Store,
-    text: &str,
-    reference: &str,
-    version: u32,
-    settings: Settings,
-) -> Result<u32> {
+pub async fn add_revision(store: &Store, text: &str, reference: &str, version: u32, settings: Settings) -> Result<u32> {
     let reference: ModelReference = reference.parse().unwrap();
-    let new =
-        NewRevision { deployment: name(text), model: reference.model.clone(), version, reference, settings };
+    let new = NewRevision { deployment: name(text), model: reference.model.clone(), version, reference, settings };
     Ok(store.add_revision(new).await?.revision)
 }
 

@@ -46,7 +46,18 @@ pub(crate) async fn list(context: &Context) -> Result<()> {
         }
         let rows = deployments.iter().flat_map(|status| status.replicas.iter().map(|replica| row(status, replica)));
         let shown = table(
-            &["name", "#revision", "model", "#share", "state", "runs in", "#calls", "#failed", "#mean compute", "#memory"],
+            &[
+                "name",
+                "#revision",
+                "model",
+                "#share",
+                "state",
+                "runs in",
+                "#calls",
+                "#failed",
+                "#mean compute",
+                "#memory",
+            ],
             rows,
         );
         deployments.iter().filter_map(compared).fold(shown, |shown, line| format!("{shown}\n{line}"))
