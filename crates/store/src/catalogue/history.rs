@@ -58,7 +58,8 @@ pub enum Change {
 }
 
 impl Change {
-    const ALL: [Change; 8] = [
+    /// All of them.
+    pub const ALL: [Change; 8] = [
         Change::Deployed,
         Change::Canary,
         Change::Shadow,

@@ -10,10 +10,12 @@ use crate::Code;
 pub(super) fn context(operation: Operation) -> Operation {
     let tenant = json!({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"});
     let priority = json!({"type": "string", "enum": ["interactive", "batch"], "default": "interactive"});
+    let key = json!({"type": "string", "minLength": 1, "maxLength": 256});
     let timeout = json!({"type": "integer", "minimum": 1, "maximum": 86_400_000});
     operation
         .header("x-wattle-tenant", &tenant, "who calls")
         .header("x-wattle-priority", &priority, "who waits when not all can be computed at once")
+        .header("x-wattle-key", &key, "calls with the same key meet the same revision of a deployment")
         .header("x-wattle-timeout-ms", &timeout, "how long the caller waits; what is late is not computed")
 }
 

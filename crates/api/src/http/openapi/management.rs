@@ -11,6 +11,7 @@ const FULL: (Code, &str) = (Code::OutOfSpace, "The disk is full.");
 const TOO_LARGE: (Code, &str) = (Code::TooLarge, "The file is larger than the server's limit for uploads.");
 const INVALID: (Code, &str) =
     (Code::InvalidArgument, "Something in the request is wrong; the message says what to send.");
+const NOT_READY: (Code, &str) = (Code::Unavailable, "The revision cannot be loaded, and the traffic stays as it was.");
 const NOT_JSON: (Code, &str) = (Code::Unsupported, "The content type is not `application/json`.");
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -30,16 +31,30 @@ fn deployments() -> Vec<Operation> {
             &list_of("DeploymentStatus"),
         ),
         Operation::new("post", "/api/v1/deployments", TAG, "Deploy a version")
-            .says("A name that is deployed already answers with the new version from then on; calls under way end on the old one.")
+            .says("It is loaded first, and nothing changes if it cannot be. A name that is deployed already answers with the new version from then on; calls under way end on the old one. With `canary` it gets a part of the calls, with `shadow` copies of them.")
             .takes(&named("DeploymentRequest"), &json!({"model": "line@champion", "name": "forecast", "default": true}))
             .answers(StatusCode::CREATED, "The deployment.", &named("Deployment"))
-            .fails(&[INVALID, (Code::NotFound, "There is no such model or version."), NOT_JSON, FULL]),
+            .fails(&[INVALID, (Code::NotFound, "There is no such model or version."), NOT_JSON, FULL])
+            .fails(&[(Code::Conflict, "There is nothing to try it beside."), NOT_READY]),
         one("get", "", "One deployment and how it fares")
             .answers(StatusCode::OK, "The deployment.", &named("DeploymentStatus"))
             .fails(&gone),
         one("delete", "", "Take a deployment away")
             .says("The model stays.")
             .answers_nothing(StatusCode::NO_CONTENT, "It is gone.")
+            .fails(&gone),
+        one("post", "/promote", "Give the canary, or without one the shadow, all calls")
+            .answers(StatusCode::OK, "The deployment.", &named("Deployment"))
+            .fails(&gone)
+            .fails(&[(Code::Conflict, "Nothing is tried."), NOT_READY]),
+        one("post", "/rollback", "Go back by one step")
+            .says("Ends the canary, or without one the shadow; without either, the revision answers that did before.")
+            .answers(StatusCode::OK, "The deployment.", &named("Deployment"))
+            .fails(&gone)
+            .fails(&[(Code::Conflict, "There is nothing to go back to."), NOT_READY]),
+        one("get", "/history", "What happened to a deployment's traffic")
+            .says("Also of a deployment that was removed.")
+            .answers(StatusCode::OK, "All revisions, and the changes, the oldest first.", &named("DeploymentHistory"))
             .fails(&gone),
         one("post", "/load", "Load a deployment's model")
             .says("The answer comes when it is in memory.")

@@ -6,7 +6,8 @@ use super::operation::{list_of, named};
 
 /// Every schema by its name.
 pub(super) fn all() -> Map<String, Value> {
-    let groups = [names(), deployments(), models(), training(), tables(), usage(), open_inference(), mlflow()];
+    let groups =
+        [names(), deployments(), rollout(), models(), training(), tables(), usage(), open_inference(), mlflow()];
     groups.into_iter().flatten().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
@@ -77,29 +78,104 @@ fn deployments() -> Schemas {
         ("reference", described(named("Reference"), "what was asked for")),
         ("default", described(of("boolean"), "whether calls that name no deployment go here")),
         ("created_at", time()),
+        ("settings", named("Settings")),
+        ("traffic", named("Traffic")),
+        ("revisions", described(list_of("Revision"), "those that the traffic names, in its order")),
     ]);
-    let status = extends(
-        "Deployment",
+    let model_status = object(&[
+        ("loaded", described(of("boolean"), "whether the model is in memory; otherwise the first call loads it")),
+        ("error?", described(of("string"), "why it cannot be loaded")),
+        ("requests", count()),
+        ("failures", count()),
+        ("in_flight", count()),
+        ("mean_compute_ms", or_null("number")),
+        ("load_ms", or_null("number")),
+        ("resident_bytes", count()),
+        ("isolation", json!({"type": "string", "enum": ["thread", "process"]})),
+        ("limited_by?", of("string")),
+    ]);
+    let compared = object(&["same", "different", "failed", "dropped"].map(|key| (key, count())));
+    let revision_status = extends(
+        "ModelStatus",
         &[
-            ("loaded", described(of("boolean"), "whether the model is in memory; otherwise the first call loads it")),
-            ("error?", described(of("string"), "why it cannot be loaded")),
-            ("requests", count()),
-            ("failures", count()),
-            ("in_flight", count()),
-            ("mean_compute_ms", or_null("number")),
-            ("load_ms", or_null("number")),
-            ("resident_bytes", count()),
-            ("isolation", json!({"type": "string", "enum": ["thread", "process"]})),
-            ("limited_by?", of("string")),
+            ("revision", count()),
+            ("compared?", described(named("Compared"), "how a shadow's answers compare with those that are given")),
         ],
     );
+    let mut status = extends("Deployment", &[("replicas", list_of("RevisionStatus"))]);
+    if let Some(parts) = status["allOf"].as_array_mut() {
+        parts.push(named("ModelStatus"));
+    }
     let mut request = object(&[
         ("model", named("Reference")),
         ("name?", described(named("Name"), "the model's, when absent")),
         ("default?", described(of("boolean"), "whether calls that name no deployment go here")),
+        ("canary?", described(percent(1, 99), "the share of the calls that it gets; all, when absent")),
+        ("shadow?", described(of("boolean"), "whether it gets copies of the calls and never answers")),
+        ("settings?", described(named("Settings"), "where they differ from those of the deployment")),
+        (
+            "reset_settings?",
+            described(of("boolean"), "whether what the settings leave open is the server's to decide again"),
+        ),
     ]);
     request["additionalProperties"] = false.into();
-    vec![("Deployment", deployment), ("DeploymentStatus", status), ("DeploymentRequest", request)]
+    vec![
+        ("Deployment", deployment),
+        ("DeploymentStatus", status),
+        ("DeploymentRequest", request),
+        ("ModelStatus", model_status),
+        ("RevisionStatus", revision_status),
+        ("Compared", compared),
+    ]
+}
+
+fn rollout() -> Schemas {
+    let mut settings = object(&[
+        ("max_batch_size?", json!({"type": "integer", "minimum": 1})),
+        ("max_queue_delay_ms?", json!({"type": "number", "minimum": 0})),
+        ("isolation?", json!({"type": "string", "enum": ["thread", "process"]})),
+        ("threads?", json!({"type": "integer", "minimum": 1})),
+        ("keep_alive_seconds?", count()),
+        ("pin?", of("boolean")),
+        ("memory_limit_bytes?", count()),
+        ("cpu_limit?", of("number")),
+        ("gate_max_error_percent?", json!({"type": "number", "minimum": 0, "maximum": 100})),
+        ("gate_min_calls?", json!({"type": "integer", "minimum": 1})),
+    ]);
+    settings["additionalProperties"] = false.into();
+    let revision = object(&[
+        ("revision", count()),
+        ("model", named("Name")),
+        ("version", count()),
+        ("reference", named("Reference")),
+        ("settings", named("Settings")),
+        ("created_at", time()),
+    ]);
+    let traffic = object(&[
+        ("shares", described(list_of("Share"), "the stable revision first, then its canary")),
+        ("shadow?", described(count(), "the revision that gets copies")),
+    ]);
+    let kinds = wattle_store::Change::ALL.map(wattle_store::Change::as_str);
+    let change = object(&[
+        ("what", json!({"type": "string", "enum": kinds})),
+        ("revision", or_null("integer")),
+        ("from", named("Traffic")),
+        ("to", named("Traffic")),
+        ("reason?", of("string")),
+        ("at", time()),
+    ]);
+    vec![
+        ("Settings", described(settings, "what is absent is the server's to decide")),
+        ("Revision", revision),
+        ("Traffic", traffic),
+        ("Share", object(&[("revision", count()), ("percent", percent(1, 100))])),
+        ("TrafficChange", change),
+        ("DeploymentHistory", object(&[("revisions", list_of("Revision")), ("changes", list_of("TrafficChange"))])),
+    ]
+}
+
+fn percent(least: u8, most: u8) -> Value {
+    json!({"type": "integer", "minimum": least, "maximum": most})
 }
 
 fn models() -> Schemas {
