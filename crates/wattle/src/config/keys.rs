@@ -357,7 +357,7 @@ mod tests {
         /// Whatever is written, a key takes it or does not, and what it takes it can write again.
         #[test]
         fn fuzz_configuration_values(text in "\\PC{0,40}|[0-9a-zA-Z.:,=\\[\\]{}/ -]{0,30}|[0-9.eE+-]{1,12}( ?[kKMGT]i?B)?") {
-            let all = [Written::Bare(text.clone()), Written::Text(text.clone()), Written::Number(text.clone())];
+            let all = [Written::Bare(text.clone()), Written::Text(text.clone()), Written::Number(text)];
             let list = Written::List(all.to_vec());
             let defaults = Settings::defaults();
             for (key, written) in keys().iter().flat_map(|key| all.iter().chain([&list]).map(move |one| (key, one))) {

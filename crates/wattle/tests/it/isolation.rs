@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Deploys the founding model under this name in a process of its own, with further settings.
-fn deploy_apart(server: &Server, name: &str, settings: Value) {
+fn deploy_apart(server: &Server, name: &str, settings: &Value) {
     let mut all = json!({"isolation": "process"});
     all.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
     let request = json!({"model": "founding", "name": name, "settings": all});
@@ -44,7 +44,7 @@ fn kill(id: u32) {
 #[test]
 fn a_process_of_its_own_answers_and_is_metered_like_the_server() {
     let server = Server::start_furnished();
-    deploy_apart(&server, "apart", json!({}));
+    deploy_apart(&server, "apart", &json!({}));
     let answer = call(&server, "apart");
     assert_eq!((answer.status, answer.text.as_str()), (200, r#"{"y_pred":[[3.0]]}"#));
     assert!(answer.header("x-wattle-cpu-seconds").parse::<f64>().unwrap() > 0.0);
@@ -60,7 +60,7 @@ fn a_process_of_its_own_answers_and_is_metered_like_the_server() {
 #[test]
 fn a_killed_process_costs_its_own_calls_alone_and_comes_back() {
     let server = Server::start_furnished();
-    deploy_apart(&server, "apart", json!({}));
+    deploy_apart(&server, "apart", &json!({}));
     assert_eq!(call(&server, "apart").status, 200);
     let killed = worker(&server);
     let (done, lost, answered) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -90,7 +90,7 @@ fn a_killed_process_costs_its_own_calls_alone_and_comes_back() {
 #[test]
 fn unloading_ends_the_process() {
     let server = Server::start_furnished();
-    deploy_apart(&server, "apart", json!({}));
+    deploy_apart(&server, "apart", &json!({}));
     assert_eq!(call(&server, "apart").status, 200);
     let first = worker(&server);
     let unloaded = send(|client| client.post(format!("{}/v2/repository/models/apart/unload", server.url)));
@@ -104,7 +104,7 @@ fn unloading_ends_the_process() {
 #[test]
 fn no_process_outlives_its_server() {
     let server = Server::start_furnished();
-    deploy_apart(&server, "apart", json!({}));
+    deploy_apart(&server, "apart", &json!({}));
     assert_eq!(call(&server, "apart").status, 200);
     let worker = worker(&server);
     drop(server.kill());
@@ -117,7 +117,7 @@ fn limits_hold_and_who_breaks_them_falls_alone() {
     const ROWS: usize = 16 << 20;
     let server = Server::start_with(&["--max-body-bytes", "268435456"]);
     server.furnish();
-    deploy_apart(&server, "apart", json!({"memory_limit_bytes": LIMIT, "cpu_limit": 0.5}));
+    deploy_apart(&server, "apart", &json!({"memory_limit_bytes": LIMIT, "cpu_limit": 0.5}));
     assert_eq!(call(&server, "apart").status, 200);
     let limited_by = status(&server, "apart")["limited_by"].as_str().unwrap().to_owned();
     let id = worker(&server);

@@ -192,8 +192,8 @@ async fn status(client: &Client, name: &Name) -> Result<ReplicaStatus> {
 
 /// The server's mean time in the engine between two looks at what it counts.
 fn mean_compute_ms(before: &ReplicaStatus, after: &ReplicaStatus) -> Option<f64> {
-    let total = |status: &ReplicaStatus| status.mean_compute_ms.unwrap_or(0.0) * status.requests as f64;
+    let total = |status: &ReplicaStatus| status.model.mean_compute_ms.unwrap_or(0.0) * status.model.requests as f64;
     // A version that was deployed meanwhile counts from zero.
-    let calls = after.requests.checked_sub(before.requests).filter(|calls| *calls > 0)?;
+    let calls = after.model.requests.checked_sub(before.model.requests).filter(|calls| *calls > 0)?;
     Some(((total(after) - total(before)) / calls as f64).max(0.0))
 }
