@@ -298,7 +298,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::file::parse, *};
+    use super::*;
+    use crate::config::file::parse;
 
     #[test]
     fn names_are_told_apart_and_stand_in_their_sections() {
