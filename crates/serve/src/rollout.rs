@@ -54,14 +54,19 @@ pub enum Verdict {
     RollBack(String),
 }
 
+/// What chance makes of few calls is forgiven up to so many standard errors, since a canary is judged at every call.
+const STANDARD_ERRORS: f64 = 3.0;
+
 impl Gate {
-    /// Judges a canary by its calls and the stable revision's meanwhile.
+    /// Judges a canary by its calls and the stable revision's meanwhile: it has failed when the share of its calls that
+    /// fail is larger by more than is allowed, and by more than chance explains.
     pub fn judge(&self, canary: Tally, stable: Tally) -> Verdict {
         if canary.calls < self.min_calls.max(1) {
             return Verdict::Keep;
         }
         let (share, usual) = (canary.failed_percent(), stable.failed_percent());
-        if share <= usual + self.max_error_percent {
+        let chance = 100.0 * STANDARD_ERRORS * standard_error(canary, stable);
+        if share <= usual + self.max_error_percent + chance {
             return Verdict::Keep;
         }
         Verdict::RollBack(format!(
@@ -69,6 +74,14 @@ impl Gate {
             canary.failures, canary.calls, stable.failures, stable.calls, self.max_error_percent
         ))
     }
+}
+
+/// The standard error of the difference between both shares, were they the same: that of two proportions, pooled.
+fn standard_error(one: Tally, other: Tally) -> f64 {
+    let calls = (one.calls + other.calls) as f64;
+    let pooled = (one.failures + other.failures) as f64 / calls;
+    let inverse = |tally: Tally| if tally.calls == 0 { 0.0 } else { 1.0 / tally.calls as f64 };
+    (pooled * (1.0 - pooled) * (inverse(one) + inverse(other))).sqrt()
 }
 
 impl Tally {
@@ -165,24 +178,19 @@ mod tests {
         ) {
             let gate = Gate { max_error_percent, min_calls };
             let kept = gate.judge(canary, stable) == Verdict::Keep;
-            // As the percentages say, in whole numbers.
             let share = |tally: Tally| if tally.calls == 0 { 0.0 } else { tally.failures as f64 / tally.calls as f64 };
             let worse = share(canary) - share(stable);
             if canary.calls < min_calls || canary.calls == 0 {
                 prop_assert!(kept, "too few calls to tell");
-            } else if worse * 100.0 > max_error_percent + 1e-9 {
-                prop_assert!(!kept);
-            } else if worse * 100.0 < max_error_percent - 1e-9 {
-                prop_assert!(kept);
             }
-            if kept && canary.failures > 0 {
-                let better = Tally { failures: canary.failures - 1, ..canary };
-                prop_assert_eq!(gate.judge(better, stable), Verdict::Keep, "fewer failures are never worse");
+            if worse * 100.0 < max_error_percent - 1e-9 {
+                prop_assert!(kept, "no worse than is allowed");
             }
+            // Nobody could take this for chance.
+            let hopeless = Tally { calls: min_calls + 20, failures: min_calls + 20 };
+            let sound = Tally { calls: stable.calls + 100, failures: 0 };
             let strict = Gate { max_error_percent: max_error_percent / 2.0, ..gate };
-            if !kept {
-                prop_assert!(strict.judge(canary, stable) != Verdict::Keep);
-            }
+            prop_assert!(strict.judge(hopeless, sound) != Verdict::Keep);
         }
     }
 
@@ -199,10 +207,13 @@ mod tests {
         assert_eq!(gate.judge(failed(19, 19), failed(0, 100)), Verdict::Keep);
         assert_eq!(gate.judge(failed(1, 20), failed(0, 100)), Verdict::Keep);
         assert_eq!(gate.judge(failed(20, 20), failed(95, 100)), Verdict::Keep);
+        assert_eq!(gate.judge(failed(3, 20), failed(1, 100)), Verdict::Keep, "that may be chance");
+        assert_eq!(gate.judge(failed(5, 9), failed(6, 13)), Verdict::Keep, "both fail as often");
+        assert!(gate.judge(failed(20, 20), failed(0, 0)) != Verdict::Keep, "there need be nobody to compare with");
         assert_eq!(
-            gate.judge(failed(3, 20), failed(1, 100)),
+            gate.judge(failed(5, 20), failed(1, 100)),
             Verdict::RollBack(
-                "3 of its 20 calls failed (15.0%), and 1 of the stable revision's 100 (1.0%): more than 5% apart"
+                "5 of its 20 calls failed (25.0%), and 1 of the stable revision's 100 (1.0%): more than 5% apart"
                     .into()
             )
         );

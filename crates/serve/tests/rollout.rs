@@ -137,12 +137,9 @@ async fn what_the_callers_get_wrong_is_not_the_canary_s_doing() {
     let wrong = || vec![Tensor::new("index", vec![1], Data::Fp64(vec![0.5].into())).unwrap()];
     for _ in 0..100 {
         assert!(matches!(place.call_with("line", Context::default(), wrong()).await, Err(Error::Invalid(_))));
-        // No value 99 is known to either revision, so neither is worse.
-        let _ = call(&place, 99, None).await;
-        let _ = call(&place, 0, None).await;
+        call(&place, 0, None).await.unwrap();
     }
-    let failed = place.server.failed_canaries();
-    assert!(failed.is_empty() || !failed[0].reason.contains("(0.0%)"), "{failed:?}");
+    assert_eq!(place.server.failed_canaries(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
