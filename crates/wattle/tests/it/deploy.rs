@@ -235,7 +235,7 @@ fn without_a_server_every_command_says_how_to_start_one() {
         assert!(error.starts_with(&expected), "{arguments:?}: {error}");
         assert_eq!(error.trim_end().lines().count(), 1, "{error}");
     }
-    let output = command().args(["ps", "--url", "https://example.com", "-o", "json"]).output().unwrap();
+    let output = command().args(["ps", "--url", "ftp://127.0.0.1", "-o", "json"]).output().unwrap();
     let error: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert!(error["error"].as_str().unwrap().contains("http://"), "{error}");
 }

@@ -62,7 +62,7 @@ fn a_connection_is_closed_between_requests_and_not_during_one() {
     deploy_slow_model(&server);
     let mut connection = Connection::open(&server.url).unwrap();
     // So many rows take longer than the connection may be idle.
-    let rows = vec!["1.0"; 16].join(",");
+    let rows = vec!["1.0"; 128].join(",");
     let started = Instant::now();
     let answer = connection.post("/predict", &format!(r#"{{"x": [{rows}]}}"#)).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text);

@@ -15,6 +15,8 @@ fn a_failed_call_has_one_line_with_the_id_that_came_back() {
     let server = Server::spawn(launcher, &data_dir, &["--log-format", "json"]);
     server.import_founding();
     server.wattle(&["deploy", "founding"]);
+    let unload = format!("{}/api/v1/deployments/founding/unload", server.url);
+    assert_eq!(post(&unload, &json!({})).status, 200);
     let digest = server.json(&["models", "show", "founding"])["digest"].as_str().unwrap().to_owned();
     let blob = data_dir.join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
     fs::remove_file(&blob).unwrap();

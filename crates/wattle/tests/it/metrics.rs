@@ -50,7 +50,7 @@ fn what_is_told_is_what_happened() {
     let url = |path: &str| format!("{}{path}", server.url);
     let before = Scrape::of(&server.url);
     assert_eq!(before.get("wattle_requests_total", &[]), None);
-    assert_eq!(before.at("wattle_model_loaded", &[("deployment", "founding")]), 0.0);
+    assert_eq!(before.at("wattle_model_loaded", &[("deployment", "founding")]), 1.0);
 
     let infer = json!({"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP64", "data": [1.0, 2.0]}]});
     let mut answers: Vec<Answer> =
@@ -90,7 +90,7 @@ fn what_is_told_is_what_happened() {
     assert_eq!(told.at("wattle_batch_requests_sum", &[founding]), 5.0);
     assert_eq!(told.at("wattle_model_load_duration_seconds_count", &[founding]), 1.0);
     assert_eq!(told.at("wattle_model_loaded", &[founding]), 1.0);
-    assert_eq!(told.get("wattle_model_load_duration_seconds_count", &[("deployment", "penguins")]), None);
+    assert_eq!(told.at("wattle_model_load_duration_seconds_count", &[("deployment", "penguins")]), 1.0);
 
     // The headers round to nanojoules.
     let header = |name: &str| -> f64 { answers.iter().map(|answer| answer.header(name).parse::<f64>().unwrap()).sum() };
@@ -206,6 +206,8 @@ fn a_model_that_cannot_be_loaded_shows() {
     let server = Server::start_in(&data_dir, &[]);
     server.import_founding();
     server.wattle(&["deploy", "founding"]);
+    let unload = format!("{}/api/v1/deployments/founding/unload", server.url);
+    assert_eq!(post(&unload, &json!({})).status, 200);
     let digest = server.json(&["models", "show", "founding"])["digest"].as_str().unwrap().to_owned();
     let blob = data_dir.join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
     fs::remove_file(&blob).unwrap();

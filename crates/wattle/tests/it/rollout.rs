@@ -173,18 +173,33 @@ fn a_canary_that_fails_is_rolled_back_by_itself() {
     server.wattle(&["deploy", "lookup:1"]);
     server.wattle(&["deploy", "lookup:2", "--canary", "50", "--gate-min-calls", "8"]);
     let mut connection = Connection::open(&server.url).unwrap();
-    let mut call = |index: u64| -> Answer {
+    let call = |connection: &mut Connection, index: u64| -> Answer {
         connection.post("/models/lookup/predict", &json!({"index": [index]}).to_string()).unwrap()
     };
+    let mut call_by = |index: u64, key: &str| -> Answer {
+        let body = json!({"index": [index]}).to_string();
+        let headers = [("content-type", "application/json"), ("x-wattle-key", key)];
+        connection.call("POST", "/models/lookup/predict", &headers, body.as_bytes()).unwrap()
+    };
+    // A key always meets the same revision.
+    let keys: Vec<String> = (0..100).map(|key| key.to_string()).collect();
+    let mut key_of = |model: &str| keys.iter().find(|key| call_by(0, key).header("x-wattle-model") == model).unwrap();
+    let (stable, canary) = (key_of("lookup:1"), key_of("lookup:2"));
+    for _ in 0..20 {
+        assert_eq!(call_by(0, canary).status, 200);
+    }
+    // What both answer alike says nothing, and what both refuse does not either.
     for _ in 0..50 {
-        assert_eq!(call(0).status, 200);
+        for key in [stable, canary] {
+            assert_eq!((call_by(99, key).status, call_by(0, key).status), (500, 200));
+        }
     }
     assert_eq!(shares(&server.json(&["ps"])[0]), [(1, 50), (2, 50)]);
     let mut failed = 0;
     let history = wait_for("the canary's end", || {
         for _ in 0..20 {
-            let answer = call(2);
-            assert!(answer.header("x-wattle-model") == "lookup:1" || answer.status == 500, "{}", answer.text);
+            let answer = call(&mut connection, 2);
+            assert!(answer.status == 500 || answer.header("x-wattle-model") == "lookup:1", "{}", answer.text);
             failed += u64::from(answer.status == 500);
         }
         let history = server.json(&["history", "lookup"]);
@@ -197,7 +212,7 @@ fn a_canary_that_fails_is_rolled_back_by_itself() {
     assert_eq!(shares(&server.json(&["ps"])[0]), [(1, 100)]);
     assert!(failed > 0);
     for _ in 0..50 {
-        assert_eq!(call(2).json(), json!({"y": [30.0]}));
+        assert_eq!(call(&mut connection, 2).json(), json!({"y": [30.0]}));
     }
     assert!(server.wattle(&["history", "lookup"]).contains("gate rolled back"));
 }
