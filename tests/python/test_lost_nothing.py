@@ -3,6 +3,8 @@
 import asyncio
 import collections
 import json
+import os
+import pathlib
 import signal
 import unittest
 
@@ -115,6 +117,45 @@ class Sigterm(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await requests_in_ledger(self.server, "slow"), outcomes["answered"])
 
 
+class KilledWorker(unittest.IsolatedAsyncioTestCase):
+    def setUp(self):
+        self.server = Server()
+        self.addCleanup(self.server.stop)
+        self.server.import_model("slow", graphs.slow())
+        self.server.command("deploy", "slow", "--isolation", "process")
+
+    async def test_it_takes_no_call_with_it_but_those_in_its_hands(self):
+        outcomes = collections.Counter()
+        done = False
+
+        async def client(call):
+            while not done:
+                try:
+                    self.assertEqual(await call(TURNS), 1)
+                    outcomes["answered"] += 1
+                except Refused:
+                    outcomes["refused"] += 1
+
+        async def answered(more):
+            until = outcomes["answered"] + more
+            while outcomes["answered"] < until:
+                self.assertFalse([task.result() for task in clients if task.done()])
+                await asyncio.sleep(0.01)
+
+        async with Callers(self.server, "slow", width=1) as callers:
+            clients = [asyncio.create_task(client(callers.call(number))) for number in range(CLIENTS)]
+            for kills in range(1, 3):
+                await answered(CLIENTS)
+                (worker,) = children(self.server.process.pid)
+                os.kill(worker, signal.SIGKILL)
+                await answered(2 * CLIENTS)
+                # Each client had one call under way at most when the worker was killed.
+                self.assertLessEqual(outcomes["refused"], kills * CLIENTS)
+            done = True
+            await asyncio.wait_for(asyncio.gather(*clients), WITHIN_SECONDS)
+        self.assertTrue(self.server.is_running(), self.server.words())
+
+
 class Refused(Exception):
     """The server is there and takes no further work."""
 
@@ -177,6 +218,11 @@ class Callers:
                 raise
             raise (Gone if self.server.process.poll() is not None else Refused) from error
         return float(result.as_numpy("y")[0, 0]) / value
+
+
+def children(process):
+    lists = pathlib.Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for started in lists for child in started.read_text().split()]
 
 
 async def requests_in_ledger(server, name):

@@ -21,7 +21,8 @@ impl Code {
             Code::Timeout => StatusCode::REQUEST_TIMEOUT,
             Code::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Code::Expired => StatusCode::GATEWAY_TIMEOUT,
+            // The time was the caller's own to set; a server error would be ours.
+            Code::Expired => StatusCode::REQUEST_TIMEOUT,
             Code::OutOfSpace => StatusCode::INSUFFICIENT_STORAGE,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
