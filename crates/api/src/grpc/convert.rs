@@ -23,10 +23,7 @@ use crate::{
 /// # Errors
 /// A datatype or shape that is none, elements of another number, type or place than they should have.
 pub(crate) fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>> {
-    if let Some(input) = inputs.iter().find(|input| input.parameters.contains_key("shared_memory_region")) {
-        let message = format!("input {:?} is in shared memory, which is not supported: send its data", input.name);
-        return Err(ApiError::invalid(message));
-    }
+    inputs.iter().try_for_each(|input| refuse_shared_memory("input", &input.name, &input.parameters))?;
     if raw.is_empty() {
         return inputs.into_iter().map(typed_input).collect();
     }
