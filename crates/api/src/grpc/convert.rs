@@ -141,7 +141,6 @@ fn raw_input(input: InferInputTensor, raw: Bytes) -> Result<Tensor> {
         let message = format!("input {:?} has contents beside raw_input_contents: send one of them", input.name);
         return Err(ApiError::invalid(message));
     }
-    refuse_shared_memory("input", &input.name, &input.parameters)?;
     let shape = shape(&input.name, &input.shape)?;
     let data = Data::from_le_bytes(input.datatype.parse()?, raw)
         .map_err(|error| ApiError::invalid(format!("input {:?}: {error}", input.name)))?;
@@ -149,7 +148,6 @@ fn raw_input(input: InferInputTensor, raw: Bytes) -> Result<Tensor> {
 }
 
 fn typed_input(input: InferInputTensor) -> Result<Tensor> {
-    refuse_shared_memory("input", &input.name, &input.parameters)?;
     let shape = shape(&input.name, &input.shape)?;
     let datatype: Datatype = input.datatype.parse()?;
     let data = typed(&input.name, datatype, input.contents.unwrap_or_default())?;
