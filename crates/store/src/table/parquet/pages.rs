@@ -38,13 +38,19 @@ pub(in super::super) fn claim(metadata: &ParquetMetaData, columns: &[usize]) -> 
     /// Beside a page's bytes there are its places in a batch, and a dictionary's; small pages have heads.
     const BESIDE: u64 = 6;
     const LEAST: u64 = 64 << 10;
+    /// What a value of a batch takes beside its text, which some encodings hardly store: its place and its view.
+    const VALUE_BYTES: u64 = 48;
     let schema = metadata.file_metadata().schema_descr();
     let group = |group: &RowGroupMetaData| {
         let places = (0..schema.num_columns()).filter(|place| columns.contains(&schema.get_column_root_idx(*place)));
         let chunks = places.filter_map(|place| group.columns().get(place));
-        chunks.map(|chunk| chunk.uncompressed_size().unsigned_abs()).fold(0, u64::saturating_add)
+        let bytes = |chunk: &ColumnChunkMetaData| {
+            let values = chunk.num_values().unsigned_abs().saturating_mul(VALUE_BYTES);
+            chunk.uncompressed_size().unsigned_abs().saturating_mul(BESIDE).saturating_add(values)
+        };
+        chunks.map(bytes).fold(0, u64::saturating_add)
     };
-    metadata.row_groups().iter().map(group).max().unwrap_or(0).saturating_mul(BESIDE).saturating_add(LEAST)
+    metadata.row_groups().iter().map(group).max().unwrap_or(0).saturating_add(LEAST)
 }
 
 /// How many rows of some columns of a row group to read at once, at most `most`, so that it takes no more than `allowed`
