@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -40,6 +40,8 @@ pub(crate) struct Loaded {
     pub(crate) bytes: u64,
     pub(crate) load_joules: f64,
     pub(crate) since: Instant,
+    /// Whether it has computed anything yet.
+    pub(crate) has_answered: AtomicBool,
     metrics: Arc<RevisionMetrics>,
     _room: Room,
 }
@@ -148,7 +150,8 @@ impl Memory {
         let metrics = Arc::clone(&served.metrics);
         metrics.instances.add(1);
         metrics.resident_bytes.add(gauge(bytes));
-        Ok(Loaded { engine, bytes, load_joules, since: Instant::now(), metrics, _room: room })
+        let (since, has_answered) = (Instant::now(), AtomicBool::new(false));
+        Ok(Loaded { engine, bytes, load_joules, since, has_answered, metrics, _room: room })
     }
 
     /// Tells those who wait for room that a model is in memory now, and can go for it.

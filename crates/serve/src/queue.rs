@@ -278,6 +278,7 @@ async fn answer_all(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) {
         served.stop_batching("its outputs are not one row for each of its inputs'");
         return answer_each(served, loaded, calls).await;
     };
+    loaded.has_answered.store(true, Relaxed);
     served.queue.took(compute);
     let all_rows: usize = rows.iter().sum();
     if served.queue.trust.load(Relaxed) == UNKNOWN {
@@ -339,8 +340,9 @@ async fn answer_each(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) 
         let computing = served.computing(1);
         let result = loaded.engine.run(&call.inputs).await;
         drop(computing);
-        if matches!(result, Err(Error::Crashed { .. })) {
-            served.crashed(loaded);
+        match &result {
+            Err(Error::Crashed { .. }) => served.crashed(loaded),
+            _ => loaded.has_answered.store(true, Relaxed),
         }
         let answered = finish(served, &call.inputs, call.copy, result, call.since, started);
         let _ = call.reply.send(answered);

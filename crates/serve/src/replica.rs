@@ -29,8 +29,6 @@ use crate::{
 
 /// How long a failed load is answered from memory, so that many callers do not make a storm of loads.
 const FAILURE_KEPT: Duration = Duration::from_secs(5);
-/// A process that ends so soon after its start is not started again at once.
-const CRASHED_EARLY: Duration = Duration::from_secs(10);
 /// A model of a smaller file computes on one thread: to share its work among several would take longer than the work.
 const SEVERAL_THREADS_FROM_BYTES: u64 = 4 << 20;
 
@@ -385,7 +383,8 @@ impl Served {
         }
     }
 
-    /// The process that has the model ended. It is started again by the next call, unless it ended soon after its start.
+    /// The process that has the model ended. It is started again by the next call, unless it ended
+    /// before it answered anything: then it is left alone for a while.
     pub(crate) fn crashed(&self, loaded: &Loaded) {
         let mut state = self.lock();
         if let State::Ready(present) = &*state
@@ -393,10 +392,10 @@ impl Served {
         {
             self.metrics.evicted(Eviction::Crash);
             tracing::error!(deployment = %self.name, version = %self.id, "the process that serves the model ended");
-            *state = if loaded.since.elapsed() < CRASHED_EARLY {
-                State::Failed(Instant::now(), Error::Crashed { deployment: self.name.to_string() })
-            } else {
+            *state = if loaded.has_answered.load(Relaxed) {
                 State::Cold
+            } else {
+                State::Failed(Instant::now(), Error::Crashed { deployment: self.name.to_string() })
             };
         }
     }
