@@ -29,8 +29,8 @@ use crate::{
     replica::{Batch, Served},
 };
 
-/// A model whose batches take less than this is computed where its calls come in: a hop to another thread and back costs
-/// about a tenth of it.
+/// A model whose batches take less than this is computed where its calls come in: a hop to another thread and back would be
+/// a large part of what the call takes.
 const QUICK: Duration = Duration::from_micros(200);
 
 /// The calls that wait for one model.
