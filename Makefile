@@ -6,7 +6,6 @@ export CARGO_TARGET_DIR
 # Tools that scripts/tools.sh built are looked for after everything else.
 export PATH := $(PATH):$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wattle/tools/bin
 
-# About ten minutes for each target on one processor.
 FUZZ_CASES ?= 2000000
 
 step := @scripts/step.sh
