@@ -283,11 +283,13 @@ async fn answer_all(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) {
     let all_rows: usize = rows.iter().sum();
     if served.queue.trust.load(Relaxed) == UNKNOWN {
         match alone(loaded, &calls, &parts).await {
-            Some(cpu_seconds) => computed.cpu_seconds += cpu_seconds,
-            None => {
+            Ok(Some(cpu_seconds)) => computed.cpu_seconds += cpu_seconds,
+            Ok(None) => {
                 served.stop_batching("a batch answers otherwise than its calls alone");
                 return answer_each(served, loaded, calls).await;
             }
+            // A process that ended meanwhile says nothing of its batches.
+            Err(_) => return answer_each(served, loaded, calls).await,
         }
         served.queue.trust.store(TRUSTED, Relaxed);
     }
@@ -310,27 +312,39 @@ async fn answer_all(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) {
 
 /// Compares a model's first batch with its calls alone, since a graph may let rows see each other although its shapes say
 /// nothing of it. The processor time that took, if they agree.
-async fn alone(loaded: &Loaded, calls: &[Waiter], parts: &[Vec<Tensor>]) -> Option<f64> {
-    let mut cpu_seconds = among_strangers(loaded, calls.first()?, parts.first()?).await?;
+///
+/// # Errors
+/// [`Error::Crashed`] when the model's process ended meanwhile.
+async fn alone(loaded: &Loaded, calls: &[Waiter], parts: &[Vec<Tensor>]) -> Result<Option<f64>> {
+    let (Some(call), Some(outputs)) = (calls.first(), parts.first()) else { return Ok(None) };
+    let Some(mut cpu_seconds) = among_strangers(loaded, call, outputs).await? else { return Ok(None) };
     for (call, outputs) in calls.iter().zip(parts) {
-        let alone = loaded.engine.run(&call.inputs).await.ok()?;
-        if !agree(&alone.outputs, outputs) {
-            return None;
+        match try_out(loaded, &call.inputs).await? {
+            Some(alone) if agree(&alone.outputs, outputs) => cpu_seconds += alone.cpu_seconds,
+            _ => return Ok(None),
         }
-        cpu_seconds += alone.cpu_seconds;
     }
-    Some(cpu_seconds)
+    Ok(Some(cpu_seconds))
 }
 
 /// Compares a call with itself among rows of our own making: the calls of the first batch may all have sent the same, of
 /// which a graph makes the same whether its rows see each other or not. The processor time that took, if they agree.
-async fn among_strangers(loaded: &Loaded, call: &Waiter, outputs: &[Tensor]) -> Option<f64> {
+async fn among_strangers(loaded: &Loaded, call: &Waiter, outputs: &[Tensor]) -> Result<Option<f64>> {
     let mixed = |input: &Tensor| Tensor::concat([input, &input.far_from(true), &input.far_from(false)].into_iter());
-    let inputs: Vec<Tensor> = call.inputs.iter().map(mixed).collect::<Option<_>>()?;
-    let computed = loaded.engine.run(&inputs).await.ok()?;
+    let Some(inputs) = call.inputs.iter().map(mixed).collect::<Option<Vec<Tensor>>>() else { return Ok(None) };
+    let Some(computed) = try_out(loaded, &inputs).await? else { return Ok(None) };
     let rows = rows_of(&call.inputs);
-    let own = part(&computed.outputs, &[rows, 2 * rows])?.into_iter().next()?;
-    agree(&own, outputs).then_some(computed.cpu_seconds)
+    let own = part(&computed.outputs, &[rows, 2 * rows]).and_then(|parts| parts.into_iter().next());
+    Ok(own.filter(|own| agree(own, outputs)).map(|_| computed.cpu_seconds))
+}
+
+/// What the model makes of these; `None` when it makes nothing of them.
+async fn try_out(loaded: &Loaded, inputs: &[Tensor]) -> Result<Option<Computed>> {
+    match loaded.engine.run(inputs).await {
+        Ok(computed) => Ok(Some(computed)),
+        Err(error @ Error::Crashed { .. }) => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Computes each call alone, one after the other.

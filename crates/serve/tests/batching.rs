@@ -4,15 +4,19 @@
 mod support;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
-use support::{Place, options, place, rows, x};
+use async_trait::async_trait;
+use support::{Place, options, place, place_with, rows, x};
 use wattle_core::{Datatype, TensorSpec};
 use wattle_engine::{Data, Tensor, onnx::graph::GraphBuilder};
-use wattle_serve::{Context, Error, Prediction, Priority, ServeOptions};
-use wattle_store::Settings;
+use wattle_serve::{Computed, Context, Error, Launcher, Prediction, Priority, ServeOptions, Worker, WorkerOrder};
+use wattle_store::{Isolation, Settings};
 
 /// Batches of up to `max_batch_size` rows, for which the first call waits as good as for ever.
 fn patient(max_batch_size: u32) -> ServeOptions {
@@ -120,6 +124,72 @@ async fn a_first_batch_of_equal_calls_hides_no_rows_that_see_each_other() {
         }
         assert_eq!(place.replica(name).max_batch_rows(), 1, "{name}");
     }
+}
+
+/// Starts workers that give back what they are sent. The first of them ends at its second batch.
+#[derive(Default)]
+struct Fragile {
+    launched: AtomicUsize,
+}
+
+struct Echo {
+    batches: AtomicUsize,
+    most_batches: usize,
+}
+
+#[async_trait]
+impl Launcher for Fragile {
+    async fn launch(&self, _: WorkerOrder) -> Result<Arc<dyn Worker>, Error> {
+        let most_batches = if self.launched.fetch_add(1, Relaxed) == 0 { 1 } else { usize::MAX };
+        Ok(Arc::new(Echo { batches: AtomicUsize::new(0), most_batches }))
+    }
+}
+
+#[async_trait]
+impl Worker for Echo {
+    async fn run(&self, inputs: &[Tensor]) -> Result<Computed, Error> {
+        if self.batches.fetch_add(1, Relaxed) >= self.most_batches {
+            return Err(Error::Crashed { deployment: "echo".into() });
+        }
+        let outputs = inputs.iter().map(|input| Tensor { name: "y".into(), ..input.clone() }).collect();
+        Ok(Computed { outputs, cpu_seconds: 0.0 })
+    }
+
+    fn is_alive(&self) -> bool {
+        self.batches.load(Relaxed) <= self.most_batches
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        1
+    }
+
+    fn load_cpu_seconds(&self) -> f64 {
+        0.0
+    }
+
+    fn limited_by(&self) -> &'static str {
+        "none"
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_ends_while_its_first_batch_is_compared_says_nothing_of_its_batches() {
+    let launcher = Arc::new(Fragile::default());
+    let mut options = patient(4);
+    options.defaults.isolation = Some(Isolation::Process);
+    let place = Arc::new(place_with(options, Some(Arc::clone(&launcher) as Arc<dyn Launcher>)).await);
+    place.deploy("echo", 1, false).await;
+    let calls = || [1.0, 2.0, 3.0, 4.0].map(|value| x(&[value])).to_vec();
+    for answer in together(&place, "echo", calls()).await {
+        assert!(matches!(answer, Err(Error::Crashed { .. })));
+    }
+    assert_eq!(place.replica("echo").max_batch_rows(), 4);
+    for (answer, value) in together(&place, "echo", calls()).await.into_iter().zip([1.0, 2.0, 3.0, 4.0]) {
+        assert_eq!(values(&answer.unwrap()), [value]);
+    }
+    assert_eq!(launcher.launched.load(Relaxed), 2);
+    let batches = place.replica("echo").metrics().batch_requests().distribution().unwrap();
+    assert_eq!((batches.count, batches.sum), (1, 4.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
