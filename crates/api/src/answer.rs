@@ -46,6 +46,6 @@ pub(crate) fn cost(prediction: &Prediction) -> [(&'static str, String); 7] {
         ("x-wattle-energy-joules-low", format!("{:.9}", energy.joules_low)),
         ("x-wattle-energy-joules-high", format!("{:.9}", energy.joules_high)),
         ("x-wattle-energy-label", energy.label.to_string()),
-        ("x-wattle-energy-source", energy.source.clone()),
+        ("x-wattle-energy-source", energy.source.to_string()),
     ]
 }

@@ -1,4 +1,4 @@
-use std::{fmt, ops::AddAssign};
+use std::{fmt, ops::AddAssign, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ pub struct Energy {
     /// Measured or estimated.
     pub label: Label,
     /// What said so, for example `rapl` or `cpu model: EPYC gen 3`.
-    pub source: String,
+    pub source: Arc<str>,
 }
 
 impl AddAssign<&Energy> for Energy {
@@ -50,8 +50,8 @@ impl AddAssign<&Energy> for Energy {
         self.joules += other.joules;
         self.joules_high += other.joules_high;
         self.label = self.label.max(other.label);
-        if self.source != other.source && !self.source.split(" + ").any(|source| source == other.source) {
-            self.source = format!("{} + {}", self.source, other.source);
+        if self.source != other.source && !self.source.split(" + ").any(|source| source == &*other.source) {
+            self.source = format!("{} + {}", self.source, other.source).into();
         }
     }
 }
@@ -70,6 +70,6 @@ mod tests {
         sum += &energy(2.0, Label::Estimated, "model");
         sum += &energy(2.0, Label::Estimated, "model");
         assert_eq!((sum.joules_low, sum.joules, sum.joules_high), (2.5, 5.0, 10.0));
-        assert_eq!((sum.label, sum.source.as_str()), (Label::Estimated, "rapl + model"));
+        assert_eq!((sum.label, &*sum.source), (Label::Estimated, "rapl + model"));
     }
 }

@@ -1,16 +1,16 @@
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::ParseError;
 
 /// The name of a data set, a model, an alias or a deployment: 1 to 64 ASCII letters, digits, `-` and `_`, starting
-/// with a letter or a digit.
+/// with a letter or a digit. Clones share the text.
 ///
 /// Names become parts of addresses and of shell commands, so slashes, dots, colons and `@` are not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 impl Name {
     /// The longest name, in bytes.
@@ -37,7 +37,7 @@ impl FromStr for Name {
         let head = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         let tail = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         if head && tail && text.len() <= Name::MAX_LENGTH {
-            return Ok(Name(text.to_owned()));
+            return Ok(Name(text.into()));
         }
         let shown: String = text.chars().take(Name::MAX_LENGTH).collect();
         Err(ParseError(format!(
@@ -57,7 +57,7 @@ impl TryFrom<String> for Name {
 
 impl From<Name> for String {
     fn from(name: Name) -> String {
-        name.0
+        name.0.as_ref().to_owned()
     }
 }
 

@@ -78,7 +78,7 @@ impl Ledger {
                 .bind(key.model.as_ref().map_or("", |name| name.as_str()))
                 .bind(key.version.map_or(-1, i64::from))
                 .bind(key.label.as_str())
-                .bind(key.source.as_str())
+                .bind(&*key.source)
                 .bind(i64::try_from(sums.requests).unwrap_or(i64::MAX))
                 .bind(i64::try_from(sums.rows).unwrap_or(i64::MAX))
                 .bind(sums.cpu_seconds)
@@ -158,7 +158,7 @@ fn read_line(row: &SqliteRow) -> Result<UsageLine> {
                 .into_iter()
                 .find(|known| known.as_str() == label)
                 .ok_or_else(|| Error::Damaged(format!("it says {label:?}, which is unknown")))?,
-            source: row.try_get("source")?,
+            source: row.try_get::<String, _>("source")?.into(),
         },
     })
 }
@@ -228,7 +228,7 @@ mod tests {
         let (predict, train, idle) = (Activity::Predict, Activity::Train, Activity::Idle);
         let total = usage(By::Total, 0).await;
         assert_eq!(keys(&total), [(None, predict, 4), (None, train, 1), (None, idle, 0)]);
-        assert_eq!((total[0].energy.label, total[0].energy.source.as_str()), (Label::Estimated, "test + rapl"));
+        assert_eq!((total[0].energy.label, &*total[0].energy.source), (Label::Estimated, "test + rapl"));
         assert_eq!(total[0].energy.joules, 2.0);
         assert_eq!(
             keys(&usage(By::Deployment, 0).await),

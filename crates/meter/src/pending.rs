@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use wattle_core::{Activity, Energy, Label, Name, Usage};
 
@@ -30,7 +30,7 @@ pub(crate) struct Key {
     pub(crate) model: Option<Name>,
     pub(crate) version: Option<u32>,
     pub(crate) label: Label,
-    pub(crate) source: String,
+    pub(crate) source: Arc<str>,
 }
 
 /// What is summed.

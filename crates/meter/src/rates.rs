@@ -28,7 +28,7 @@ impl Rates {
     /// An amount of energy under this label and source.
     pub(crate) fn energy(&self, joules: Range) -> Energy {
         let [joules_low, joules, joules_high] = joules;
-        Energy { joules_low, joules, joules_high, label: self.label, source: self.source.to_string() }
+        Energy { joules_low, joules, joules_high, label: self.label, source: Arc::clone(&self.source) }
     }
 }
 

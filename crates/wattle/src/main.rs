@@ -12,11 +12,16 @@ use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::anyhow;
 use clap::{Parser, error::ErrorKind};
+use mimalloc::MiMalloc;
 
 use crate::{
     flags::{Flags, OutputFormat},
     output::report_error,
 };
+
+/// The system's allocator has its threads wait for each other where what one allocated another frees, as a server's do.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// How a command line that cannot be read ends, as everywhere.
 const USAGE_ERROR: u8 = 2;

@@ -198,7 +198,7 @@ impl MeanCost {
             energy_joules_low: joules_low / calls,
             energy_joules_high: joules_high / calls,
             energy_label: label.to_string(),
-            energy_source: source.clone(),
+            energy_source: source.to_string(),
         }
     }
 

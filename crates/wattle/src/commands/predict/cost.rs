@@ -24,7 +24,7 @@ impl Cost {
                 joules: number("x-wattle-energy-joules")?,
                 joules_high: number("x-wattle-energy-joules-high")?,
                 label: serde_json::from_value(json!(text("x-wattle-energy-label")?)).ok()?,
-                source: text("x-wattle-energy-source")?.to_owned(),
+                source: text("x-wattle-energy-source")?.into(),
             },
         })
     }
