@@ -40,7 +40,7 @@ lint: setup-test ## Check format, edges between crates, dependencies, and clippy
 
 bench: setup-build ## Measure training, a table larger than memory, and serving, each beside its peers
 	$(step) "setup" scripts/setup.sh bench
-	$(step) "build the release binaries" cargo build --release --locked --package wattle --package wattle-api --bin wattle --example bare
+	$(step) "build the release binaries" cargo build --release --locked --package wattle --package wattle-api --bins
 	$(step) "training" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_train.py'
 	$(step) "streaming" python3 scripts/bench_streaming.py 5 "$(CARGO_TARGET_DIR)/release/wattle"
 	$(step) "serving" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_serving.py'

@@ -42,7 +42,7 @@ def main():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wattle", default=target / "wattle", help="the release binary")
-    parser.add_argument("--bare", default=target / "examples" / "bare", help="the bare handler's release binary")
+    parser.add_argument("--bare", default=target / "bare", help="the bare handler's release binary")
     parser.add_argument("--rounds", type=int, default=3, help="each figure is the median of so many")
     parser.add_argument("--seconds", type=int, default=3, help="how long each measurement lasts")
     parser.add_argument("--only", choices=parts, action="append", help="one part; may be given again")

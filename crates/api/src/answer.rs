@@ -41,11 +41,68 @@ pub(crate) fn cost(prediction: &Prediction) -> [(&'static str, String); 7] {
     let energy = &prediction.usage.energy;
     [
         ("x-wattle-model", prediction.model.to_string()),
-        (CPU_SECONDS, format!("{:.9}", prediction.usage.cpu_seconds)),
-        ("x-wattle-energy-joules", format!("{:.9}", energy.joules)),
-        ("x-wattle-energy-joules-low", format!("{:.9}", energy.joules_low)),
-        ("x-wattle-energy-joules-high", format!("{:.9}", energy.joules_high)),
+        (CPU_SECONDS, decimal(prediction.usage.cpu_seconds)),
+        ("x-wattle-energy-joules", decimal(energy.joules)),
+        ("x-wattle-energy-joules-low", decimal(energy.joules_low)),
+        ("x-wattle-energy-joules-high", decimal(energy.joules_high)),
         ("x-wattle-energy-label", energy.label.to_string()),
         ("x-wattle-energy-source", energy.source.to_string()),
     ]
+}
+
+/// An amount with nine decimals. Every answer has four of them, and to write any number's digits exactly takes longer than
+/// to write those of a whole one.
+fn decimal(amount: f64) -> String {
+    const UNIT: u64 = 1_000_000_000;
+    let billionths = (amount * UNIT as f64).round();
+    // Whole numbers beyond this are no longer exact.
+    if !(0.0..9e15).contains(&billionths) {
+        return format!("{amount:.9}");
+    }
+    let mut rest = billionths as u64;
+    let mut text = [b'0'; 24];
+    let point = text.len() - 10;
+    let mut at = text.len();
+    while at > point - 1 || rest > 0 {
+        at -= 1;
+        if at == point {
+            text[at] = b'.';
+        } else {
+            text[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+    }
+    String::from_utf8_lossy(&text[at..]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn amounts_have_nine_decimals() {
+        let cases = [
+            (0.0, "0.000000000"),
+            (1.0, "1.000000000"),
+            (0.000_000_001, "0.000000001"),
+            (12.25, "12.250000000"),
+            (-1.5, "-1.500000000"),
+            (1e15, "1000000000000000.000000000"),
+            (f64::NAN, "NaN"),
+        ];
+        for (amount, text) in cases {
+            assert_eq!(decimal(amount), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn amounts_are_what_they_say(amount in 0.0..1e7_f64) {
+            let text = decimal(amount);
+            prop_assert!((text.parse::<f64>().unwrap_or(f64::NAN) - amount).abs() <= 0.6e-9 + amount * 1e-15);
+            prop_assert_eq!(text.split_once('.').map(|(_, decimals)| decimals.len()), Some(9));
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::Notify;
 use wattle_engine::{
     memory::{heap_bytes, trim_heap},
-    onnx::OnnxModel,
+    onnx::{OnnxModel, prepare_threads},
 };
 use wattle_meter::{MEMORY_WATTS_PER_BYTE, Meter, thread_cpu_seconds};
 use wattle_store::Isolation;
@@ -273,6 +273,7 @@ fn gauge(bytes: u64) -> i64 {
 /// Loads a model into this process; how many bytes and how much processor time that took.
 async fn load_here(path: std::path::PathBuf, threads: usize) -> Result<(OnnxModel, u64, f64), String> {
     let (sender, loaded) = tokio::sync::oneshot::channel();
+    prepare_threads();
     let load = move || {
         // Whoever calls a model that is there already goes first. Where it may not be said, loads take their share.
         let _ = rustix::process::setpriority_process(None, 10);

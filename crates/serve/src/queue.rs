@@ -32,23 +32,41 @@ use crate::{
 /// A model whose batches take less than this is computed where its calls come in: a hop to another thread and back would be
 /// a large part of what the call takes.
 const QUICK: Duration = Duration::from_micros(200);
+/// Every so many calls that were computed where they came in, one waits to see whether others come with it.
+const LOOK_EVERY: u32 = 32;
 
 /// The calls that wait for one model.
 pub(crate) struct Queue {
-    max_rows: usize,
+    limits: BatchLimits,
     state: Mutex<State>,
     /// Rung when a call came while a batch waits for company.
     came: Notify,
-    /// The mean time of a batch, in nanoseconds; zero before the first.
-    mean_nanos: AtomicU64,
+    /// The mean processor time of a batch, in nanoseconds; zero before the first. Where the system interrupts a batch for
+    /// others, its time says nothing of the model.
+    mean_cpu_nanos: AtomicU64,
     /// Whether batches were seen to answer like calls alone.
     trust: AtomicU8,
 }
 
 struct State {
     batcher: Batcher<Waiter>,
-    /// Whether somebody computes, or sees to it.
-    running: bool,
+    /// Who sees to the calls.
+    run: Run,
+    /// Whether the last batch that a driver waited for had several calls.
+    has_company: bool,
+    /// Calls that were computed where they came in since it was last looked for company.
+    alone: u32,
+}
+
+/// Who sees to a queue's calls.
+#[derive(Clone, Copy, PartialEq)]
+enum Run {
+    /// Nobody; nobody waits.
+    Nobody,
+    /// The thread that a call came in on, which hands over to a driver if others come meanwhile.
+    Here,
+    /// A task.
+    Driver,
 }
 
 const UNKNOWN: u8 = 0;
@@ -59,28 +77,28 @@ impl Queue {
     pub(crate) fn new(limits: BatchLimits) -> Queue {
         let trust = if limits.max_rows > 1 { UNKNOWN } else { ALONE };
         Queue {
-            max_rows: limits.max_rows,
-            state: Mutex::new(State { batcher: Batcher::new(limits), running: false }),
+            state: Mutex::new(State { batcher: Batcher::new(limits), run: Run::Nobody, has_company: false, alone: 0 }),
             came: Notify::new(),
-            mean_nanos: AtomicU64::new(0),
+            mean_cpu_nanos: AtomicU64::new(0),
             trust: AtomicU8::new(trust),
+            limits,
         }
     }
 
     /// Whether nobody computes or waits.
     pub(crate) fn is_idle(&self) -> bool {
         let state = self.lock();
-        !state.running && state.batcher.is_empty()
+        state.run == Run::Nobody && state.batcher.is_empty()
     }
 
     /// Rows of a batch at most.
     pub(crate) fn max_rows(&self) -> usize {
-        if self.trust.load(Relaxed) == ALONE { 1 } else { self.max_rows }
+        if self.trust.load(Relaxed) == ALONE { 1 } else { self.limits.max_rows }
     }
 
-    /// The mean time of a batch, once there was one.
-    pub(crate) fn mean_compute(&self) -> Option<Duration> {
-        Some(Duration::from_nanos(self.mean_nanos.load(Relaxed))).filter(|mean| !mean.is_zero())
+    /// Whether a call is to wait for others although it could be computed.
+    fn wants_company(&self) -> bool {
+        !self.limits.max_delay.is_zero() && self.max_rows() > 1
     }
 
     /// From now on every call is computed alone. Says whether that is news.
@@ -93,15 +111,31 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_quick(&self) -> bool {
-        self.mean_compute().is_some_and(|mean| mean < QUICK)
+    /// Whether it is worth while for a call to wait until those have been read that have arrived: when the last calls that
+    /// did so were several, and now and then to find out.
+    fn may_have_company(&self, state: &mut State) -> bool {
+        if self.max_rows() == 1 {
+            return false;
+        }
+        state.alone += 1;
+        if !state.has_company && state.alone < LOOK_EVERY {
+            return false;
+        }
+        state.alone = 0;
+        true
     }
 
-    fn took(&self, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let mean = self.mean_nanos.load(Relaxed);
+    /// Whether a batch is known to take less processor time than this.
+    fn is_quicker_than(&self, time: Duration) -> bool {
+        let mean = self.mean_cpu_nanos.load(Relaxed);
+        mean > 0 && u128::from(mean) < time.as_nanos()
+    }
+
+    fn took(&self, cpu_seconds: f64) {
+        let nanos = (cpu_seconds * 1e9).max(1.0) as u64;
+        let mean = self.mean_cpu_nanos.load(Relaxed);
         // A race loses one of many.
-        self.mean_nanos.store(if mean == 0 { nanos } else { mean - mean / 8 + nanos / 8 }, Relaxed);
+        self.mean_cpu_nanos.store(if mean == 0 { nanos } else { mean - mean / 8 + nanos / 8 }, Relaxed);
     }
 }
 
@@ -113,32 +147,52 @@ pub(crate) async fn submit(
     context: &Context,
     inputs: Vec<Tensor>,
 ) -> Result<Answered> {
-    let since = Instant::now();
+    match compute_here(served, admission, context, &inputs) {
+        Some(answered) => answered,
+        // Boxed, so that the many calls that need not wait carry nothing of it about.
+        None => Box::pin(wait(served, admission, context, inputs)).await,
+    }
+}
+
+/// Computes a call of a quick model on this thread, if nobody else computes or waits, hardly anybody is about to, and a
+/// processor is free.
+fn compute_here(
+    served: &Arc<Served>,
+    admission: &Admission,
+    context: &Context,
+    inputs: &[Tensor],
+) -> Option<Result<Answered>> {
     let queue = &served.queue;
+    if queue.wants_company() || !queue.is_quicker_than(QUICK) {
+        return None;
+    }
+    let loaded = served.loaded()?;
+    let Engine::Local(model) = &loaded.engine else { return None };
+    let mut state = queue.lock();
+    if state.run != Run::Nobody || !state.batcher.is_empty() || queue.may_have_company(&mut state) {
+        return None;
+    }
+    let _turn = admission.try_turn(model.threads())?;
+    state.run = Run::Here;
+    drop(state);
+    let _here = Here { served, admission };
+    let started = Instant::now();
+    let _computing = served.computing(1);
+    Some(finish(served, inputs, context.copy, compute(model, inputs), started, started))
+}
+
+/// Joins the queue and waits for the answer.
+async fn wait(served: &Arc<Served>, admission: &Admission, context: &Context, inputs: Vec<Tensor>) -> Result<Answered> {
+    let (since, queue) = (Instant::now(), &served.queue);
     let answer = {
-        let mut state = queue.lock();
-        if !state.running
-            && state.batcher.is_empty()
-            && queue.is_quick()
-            && let Some(loaded) = served.loaded()
-            && let Engine::Local(model) = &loaded.engine
-            && let Some(_turn) = admission.try_turn(model.threads())
-        {
-            state.running = true;
-            drop(state);
-            let _running = Running { served, admission };
-            let started = Instant::now();
-            let _computing = served.computing(1);
-            return finish(served, &inputs, context.copy, compute(model, &inputs), since, started);
-        }
         let (reply, answer) = oneshot::channel();
         let call = Waiter { inputs, reply, since, copy: context.copy };
+        let mut state = queue.lock();
         state.batcher.push(Entry { call, priority: context.priority, since, deadline: context.deadline });
-        if state.running {
-            queue.came.notify_one();
-        } else {
-            state.running = true;
-            spawn_driver(served, admission);
+        match state.run {
+            Run::Driver => queue.came.notify_one(),
+            Run::Here => {}
+            Run::Nobody => spawn_driver(&mut state, served, admission),
         }
         answer
     };
@@ -160,24 +214,24 @@ pub(crate) async fn submit(
     })
 }
 
-/// Held while the queue runs without a driver; hands over to one if calls came meanwhile.
-struct Running<'a> {
+/// Held while a thread computes a call where it came in.
+struct Here<'a> {
     served: &'a Arc<Served>,
     admission: &'a Admission,
 }
 
-impl Drop for Running<'_> {
+impl Drop for Here<'_> {
     fn drop(&mut self) {
         let mut state = self.served.queue.lock();
-        if state.batcher.is_empty() {
-            state.running = false;
-        } else {
-            spawn_driver(self.served, self.admission);
+        match state.batcher.is_empty() {
+            true => state.run = Run::Nobody,
+            false => spawn_driver(&mut state, self.served, self.admission),
         }
     }
 }
 
-fn spawn_driver(served: &Arc<Served>, admission: &Admission) {
+fn spawn_driver(state: &mut State, served: &Arc<Served>, admission: &Admission) {
+    state.run = Run::Driver;
     tokio::spawn(drive(Driver { served: Arc::clone(served), admission: admission.clone(), ended: false }));
 }
 
@@ -193,7 +247,7 @@ impl Drop for Driver {
         if !self.ended {
             let mut state = self.served.queue.lock();
             tell_all(state.batcher.drain(), &Error::Internal("the task that computes batches ended".into()));
-            state.running = false;
+            state.run = Run::Nobody;
         }
     }
 }
@@ -206,7 +260,7 @@ async fn drive(mut driver: Driver) {
             Err(error) => {
                 let mut state = served.queue.lock();
                 tell_all(state.batcher.drain(), &error);
-                state.running = false;
+                state.run = Run::Nobody;
                 driver.ended = true;
                 return;
             }
@@ -218,15 +272,25 @@ async fn drive(mut driver: Driver) {
             served.crashed(&loaded);
             continue;
         }
+        // Other calls have arrived that are not read yet. To read them first costs no time, and a batch of a quick model
+        // takes hardly longer than one call.
+        let is_quick = served.queue.is_quicker_than(QUICK) && served.queue.max_rows() > 1;
+        if is_quick {
+            tokio::task::yield_now().await;
+        }
         // The batch is made when there is a processor for it, so that it holds all who came until then.
         let Ok(turn) = driver.admission.turn(loaded.engine.threads()).await else { return };
         let next = {
             let mut state = served.queue.lock();
             let next = state.batcher.next(Instant::now());
-            if matches!(next, Next::Idle) {
-                state.running = false;
-                driver.ended = true;
-                return;
+            match &next {
+                Next::Idle => {
+                    state.run = Run::Nobody;
+                    driver.ended = true;
+                    return;
+                }
+                Next::Batch(calls) => state.has_company = is_quick && calls.len() > 1,
+                Next::Wait(_) => {}
             }
             next
         };
@@ -243,7 +307,7 @@ async fn drive(mut driver: Driver) {
 
 /// Computes a batch where that disturbs nobody: a slow model of this process on a thread that may be busy for long.
 async fn run(served: &Arc<Served>, loaded: &Arc<Loaded>, calls: Vec<Waiter>, turn: Turn) {
-    if matches!(loaded.engine, Engine::Remote(_)) || served.queue.is_quick() {
+    if matches!(loaded.engine, Engine::Remote(_)) || served.queue.is_quicker_than(QUICK) {
         let _turn = turn;
         return answer_all(served, loaded, calls).await;
     }
@@ -279,7 +343,7 @@ async fn answer_all(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) {
         return answer_each(served, loaded, calls).await;
     };
     loaded.has_answered.store(true, Relaxed);
-    served.queue.took(compute);
+    served.queue.took(computed.cpu_seconds);
     let all_rows: usize = rows.iter().sum();
     if served.queue.trust.load(Relaxed) == UNKNOWN {
         match alone(loaded, &calls, &parts).await {
@@ -375,7 +439,7 @@ fn finish(
     let compute = started.elapsed();
     match result {
         Ok(Computed { outputs, cpu_seconds }) => {
-            served.queue.took(compute);
+            served.queue.took(cpu_seconds);
             served.account(&Batch::of_one(rows_of(inputs), copy, cpu_seconds, compute));
             let queue = started.saturating_duration_since(since);
             Ok(Answered { outputs, cpu_seconds, queue, batch: Duration::ZERO, compute })

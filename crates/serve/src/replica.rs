@@ -56,8 +56,6 @@ pub(crate) struct Parts {
     /// What loading it adds to memory, where that was measured when it was imported.
     pub(crate) measured_bytes: Option<u64>,
     pub(crate) settings: ResolvedSettings,
-    /// Whether somebody decided on how many threads a batch computes.
-    pub(crate) threads: Option<usize>,
     pub(crate) places: Arc<Semaphore>,
     pub(crate) metrics: Arc<RevisionMetrics>,
     pub(crate) meter: Meter,
@@ -84,7 +82,6 @@ pub(crate) struct Served {
     pub(crate) measured_bytes: Option<u64>,
     /// What the last load added to memory; zero before the first.
     pub(crate) known_bytes: AtomicU64,
-    threads: Option<usize>,
     state: Mutex<State>,
     use_of: Mutex<Use>,
     meter: Meter,
@@ -238,7 +235,7 @@ impl Served {
     /// A revision that loads its model when it is first called. A path that could not be found is told to whoever calls.
     pub(crate) fn new(parts: Parts) -> Arc<Served> {
         static KEYS: AtomicU64 = AtomicU64::new(0);
-        let Parts { name, revision, id, signature, path, file_bytes, measured_bytes, settings, threads, .. } = parts;
+        let Parts { name, revision, id, signature, path, file_bytes, measured_bytes, settings, .. } = parts;
         let Parts { pipeline, places, metrics, meter, memory, .. } = parts;
         let has_rows = signature.inputs.iter().chain(&signature.outputs).all(|spec| spec.shape.first() == Some(&-1));
         let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
@@ -259,7 +256,6 @@ impl Served {
             pipeline,
             file_bytes,
             settings,
-            threads,
             metrics,
             meter,
             memory,
@@ -301,7 +297,7 @@ impl Served {
     pub(crate) fn threads(&self) -> usize {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
         let decide = || if self.file_bytes >= SEVERAL_THREADS_FROM_BYTES { processors() } else { 1 };
-        self.threads.unwrap_or_else(decide)
+        self.settings.threads.map_or_else(decide, |threads| threads as usize)
     }
 
     /// By what the limits of its process hold, while it has one.

@@ -172,7 +172,6 @@ impl Server {
             },
             path,
             pipeline,
-            threads: settings.threads.map(|threads| threads as usize),
             settings: settings.resolve(),
             places: places.unwrap_or_else(|| Arc::new(Semaphore::new(inner.places_a_deployment))),
             meter: inner.meter.clone(),

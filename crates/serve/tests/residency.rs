@@ -4,6 +4,7 @@
 mod support;
 
 use std::{
+    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,6 +32,26 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(started.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// The name of a thread, or of a process's first one, and how nice it is.
+fn niceness(stat: &str) -> Option<(&str, &str)> {
+    let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
+    Some((name, fields.split_whitespace().nth(16)?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_loaded_at_a_low_priority_and_computes_at_the_servers() {
+    let place = place(within_budget(Settings { threads: Some(3), ..Settings::default() })).await;
+    place.deploy("one", 1, false).await;
+    place.call("one").await.unwrap();
+    let own = fs::read_to_string("/proc/self/stat").unwrap();
+    let own = niceness(&own).unwrap().1;
+    let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let stats: Vec<String> = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).collect();
+    let engine = stats.iter().filter_map(|stat| niceness(stat)).filter(|(name, _)| *name == "wattle-engine");
+    // The caller's own thread is the third.
+    assert_eq!(engine.map(|(_, nice)| nice).collect::<Vec<_>>(), [own, own]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,8 +65,8 @@ pub struct ResolvedSettings {
     pub max_queue_delay: Duration,
     /// Where the model lives.
     pub isolation: Isolation,
-    /// The threads that one call computes on.
-    pub threads: u32,
+    /// The threads that one call computes on; without, the model's size decides.
+    pub threads: Option<u32>,
     /// How long the model stays in memory after its last call; without, what it costs decides.
     pub keep_alive: Option<Duration>,
     /// Whether the model stays in memory whatever else needs the room.
@@ -115,7 +115,7 @@ impl Settings {
             max_batch_size: self.max_batch_size.unwrap_or(32),
             max_queue_delay: Duration::from_secs_f64(self.max_queue_delay_ms.unwrap_or(0.0) / 1000.0),
             isolation: self.isolation.unwrap_or(Isolation::Thread),
-            threads: self.threads.unwrap_or(1),
+            threads: self.threads,
             keep_alive: self.keep_alive_seconds.map(Duration::from_secs),
             pin: self.pin.unwrap_or(false),
             memory_limit_bytes: self.memory_limit_bytes,

@@ -3,7 +3,11 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
-use futures::{Stream, StreamExt, stream};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::{Either, ready},
+    stream,
+};
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
@@ -258,14 +262,14 @@ fn told(error: &axum::Error) -> ApiError {
 }
 
 /// Does work on so many bytes; if they are many, on a thread that may be busy for long.
-pub(crate) async fn off_the_runtime<T: Send + 'static>(
+pub(crate) fn off_the_runtime<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    if bytes < LARGE_BYTES {
-        return work();
+) -> impl Future<Output = Result<T>> + Send {
+    match bytes < LARGE_BYTES {
+        true => Either::Left(ready(work())),
+        false => Either::Right(tokio::task::spawn_blocking(work).map(|done| done.map_err(ApiError::internal)?)),
     }
-    tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
 }
 
 #[cfg(test)]

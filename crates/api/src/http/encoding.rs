@@ -174,7 +174,7 @@ impl Wish {
 pub(super) async fn encode(response: Response, wish: Wish) -> Response {
     match wish.0 {
         Some(coding) if is_worth_it(&response) => {
-            encode_with(coding, response).await.unwrap_or_else(IntoResponse::into_response)
+            Box::pin(encode_with(coding, response)).await.unwrap_or_else(IntoResponse::into_response)
         }
         _ => response,
     }

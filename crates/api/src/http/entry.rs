@@ -1,6 +1,6 @@
 //! The way of a request from its connection to the router, and of its answer back.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use axum::{
     extract::Request,
@@ -18,7 +18,9 @@ impl Door {
         let id = RequestId::of(request.headers());
         let shown = id.header();
         let current = Current::new(id, &request);
-        let mut response = current.scope(self.pass(request, leftover)).await;
+        // It is large, and would be copied at each of the layers that take it.
+        let passing = pin!(self.pass(request, leftover));
+        let mut response = current.scope(passing).await;
         response.headers_mut().insert(ID_HEADER, shown);
         response
     }
@@ -39,7 +41,7 @@ impl Door {
             let is_refusal = status.is_client_error() || status.is_server_error();
             // Who was too slow was listened to for long enough.
             match is_refusal && status != StatusCode::REQUEST_TIMEOUT {
-                true => leftover.hear_out().await,
+                true => Box::pin(leftover.hear_out()).await,
                 false => leftover.forget(),
             }
         }

@@ -3,12 +3,13 @@
 //! Sources: the protocol's specification (`open-inference-protocol`, inference_rest) and its binary tensor data extension as
 //! Triton Inference Server documents it (`protocol/extension_binary_data.md`).
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue},
+    response::Response,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -23,8 +24,8 @@ use super::{
     App,
     context::FromHeaders,
     extract::FromPath,
-    observe::{Observed, observe},
-    predict::{Answer, JSON, Written, answer},
+    observe::observe,
+    predict::{JSON, Written, answer},
 };
 use crate::{
     ApiError, Result,
@@ -42,9 +43,9 @@ pub(super) async fn infer(
     FromHeaders(context): FromHeaders,
     headers: HeaderMap,
     body: Body,
-) -> Result<Observed> {
+) -> Result<Response> {
     let replica = app.service.find(Some(&name))?.route(context.key.as_deref());
-    observe(&app, &replica, Protocol::V2, infer_by(&app, &replica, context, &headers, body)).await
+    observe(&app, &replica, Protocol::V2, pin!(infer_by(&app, &replica, context, &headers, body))).await
 }
 
 pub(super) async fn version_infer(
@@ -53,9 +54,9 @@ pub(super) async fn version_infer(
     FromHeaders(context): FromHeaders,
     headers: HeaderMap,
     body: Body,
-) -> Result<Observed> {
+) -> Result<Response> {
     let replica = describe::find(app.service.as_ref(), &name, &version)?;
-    observe(&app, &replica, Protocol::V2, infer_by(&app, &replica, context, &headers, body)).await
+    observe(&app, &replica, Protocol::V2, pin!(infer_by(&app, &replica, context, &headers, body))).await
 }
 
 async fn infer_by(
@@ -64,7 +65,7 @@ async fn infer_by(
     context: Context,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(Answer, Phases)> {
+) -> Result<(Response, Phases)> {
     let json_length = json_length(headers)?;
     let body = app.bodies.read_aligned(body, json_length.unwrap_or(0)).await?;
     answer(app, Arc::clone(replica), context, body, move |call, body| read(call, body, json_length), write).await

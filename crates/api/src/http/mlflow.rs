@@ -1,6 +1,6 @@
 //! MLflow's scoring protocol.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use axum::{
     Json,
@@ -22,8 +22,8 @@ use super::{
     App,
     context::FromHeaders,
     extract::FromPath,
-    observe::{Observed, observe},
-    predict::{Answer, JSON, Written, answer},
+    observe::observe,
+    predict::{JSON, Written, answer},
 };
 use crate::{
     ApiError, Code, Result,
@@ -47,7 +47,7 @@ pub(super) async fn default(
     context: Result<FromHeaders>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Observed, Refusal> {
+) -> Result<Response, Refusal> {
     let FromHeaders(context) = context?;
     Ok(invoke(&app, None, context, &headers, body).await?)
 }
@@ -59,7 +59,7 @@ pub(super) async fn named(
     context: Result<FromHeaders>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Observed, Refusal> {
+) -> Result<Response, Refusal> {
     let (FromPath(deployment), FromHeaders(context)) = (deployment?, context?);
     Ok(invoke(&app, Some(&deployment), context, &headers, body).await?)
 }
@@ -70,9 +70,9 @@ async fn invoke(
     context: Context,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Observed> {
+) -> Result<Response> {
     let replica = app.service.find(deployment)?.route(context.key.as_deref());
-    observe(app, &replica, Protocol::Mlflow, call(app, &replica, context, headers, body)).await
+    observe(app, &replica, Protocol::Mlflow, pin!(call(app, &replica, context, headers, body))).await
 }
 
 async fn call(
@@ -81,7 +81,7 @@ async fn call(
     context: Context,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(Answer, Phases)> {
+) -> Result<(Response, Phases)> {
     let kind = kind(headers)?;
     let missing = match kind {
         Kind::Json => Vec::new(),

@@ -95,7 +95,8 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
         .route("/api/v1/training-jobs/{id}/events", get(jobs::events))
         .route("/api/v1/models", get(models::list))
         .route("/api/v1/models/{name}", get(models::show).delete(models::remove))
-        .route("/api/v1/models/{name}/versions", post(models::import))
+        // Uploads are bounded where they are staged, and all other bodies in `Bodies`.
+        .route("/api/v1/models/{name}/versions", post(models::import).layer(DefaultBodyLimit::disable()))
         .route("/api/v1/models/{name}/versions/{version}", get(models::version).delete(models::remove_version))
         .route("/api/v1/models/{name}/versions/{version}/model.onnx", get(models::download))
         .route("/api/v1/models/{name}/aliases", get(models::alias_history))
@@ -136,8 +137,6 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
         .merge(grpc)
-        // Uploads are bounded where they are staged, and all other bodies in `Bodies`.
-        .layer(DefaultBodyLimit::disable())
         .layer(WatchLayer(watch))
 }
 

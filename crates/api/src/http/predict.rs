@@ -1,7 +1,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{self, Poll},
     time::Instant,
@@ -11,6 +11,7 @@ use axum::{
     body::{Body, Bytes, HttpBody},
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::Response,
 };
 use http_body::{Frame, SizeHint};
 use wattle_core::Name;
@@ -25,7 +26,7 @@ use super::{
     body::{Held, off_the_runtime},
     context::FromHeaders,
     extract::FromPath,
-    observe::{Observed, observe},
+    observe::observe,
 };
 use crate::{
     ApiError, Result,
@@ -33,13 +34,10 @@ use crate::{
     json::{Outputs, inputs_from_json},
 };
 
-/// A call's answer, with what it cost.
-pub(super) type Answer = (HeaderMap, Body);
-
 /// `POST /predict`: the default or only deployment.
-pub(super) async fn default(State(app): State<App>, FromHeaders(context): FromHeaders, body: Body) -> Result<Observed> {
+pub(super) async fn default(State(app): State<App>, FromHeaders(context): FromHeaders, body: Body) -> Result<Response> {
     let replica = app.service.find(None)?.route(context.key.as_deref());
-    observe(&app, &replica, Protocol::Predict, predict(&app, &replica, context, body)).await
+    observe(&app, &replica, Protocol::Predict, pin!(predict(&app, &replica, context, body))).await
 }
 
 /// `POST /models/{deployment}/predict`.
@@ -48,12 +46,12 @@ pub(super) async fn named(
     FromPath(deployment): FromPath<Name>,
     FromHeaders(context): FromHeaders,
     body: Body,
-) -> Result<Observed> {
+) -> Result<Response> {
     let replica = app.service.find(Some(&deployment))?.route(context.key.as_deref());
-    observe(&app, &replica, Protocol::Predict, predict(&app, &replica, context, body)).await
+    observe(&app, &replica, Protocol::Predict, pin!(predict(&app, &replica, context, body))).await
 }
 
-async fn predict(app: &App, replica: &Arc<Replica>, context: Context, body: Body) -> Result<(Answer, Phases)> {
+async fn predict(app: &App, replica: &Arc<Replica>, context: Context, body: Body) -> Result<(Response, Phases)> {
     let body = app.bodies.read(body).await?;
     let read = |call: &mut Call, body: &Bytes| Ok((inputs_from_json(call.replica().signature(), body)?, ()));
     let write = |_: &Replica, prediction: Prediction, ()| {
@@ -85,7 +83,7 @@ pub(super) async fn answer<K: Send + 'static>(
     body: Held,
     read: impl FnOnce(&mut Call, &Bytes) -> Result<(Vec<Tensor>, K)> + Send + 'static,
     write: impl FnOnce(&Replica, Prediction, K) -> Result<Written> + Send + 'static,
-) -> Result<(Answer, Phases)> {
+) -> Result<(Response, Phases)> {
     let mut call = app.service.admit(Arc::clone(&replica), context)?;
     let bytes = body.work_bytes();
     let inputs = move || {
@@ -97,15 +95,16 @@ pub(super) async fn answer<K: Send + 'static>(
     check_answer(&replica, &inputs, app.bodies.max_answer_values())?;
     let prediction = app.service.predict(call, inputs).await?;
     let (computed, mut phases) = (Instant::now(), prediction.phases);
-    let cost = cost_headers(&prediction);
+    let mut headers = cost_headers(&prediction);
     let values: usize = prediction.outputs.iter().map(|tensor| tensor.data.len()).sum();
     // A number is some eight bytes of text.
     let written = off_the_runtime(values * 8, move || write(&replica, prediction, kept)).await?;
-    let mut headers = cost;
     headers.extend(written.headers);
     headers.insert(header::CONTENT_TYPE, written.content_type);
+    let mut response = Response::new(Body::new(Pieces(written.pieces.into())));
+    *response.headers_mut() = headers;
     phases.reply += computed.elapsed();
-    Ok(((headers, Body::new(Pieces(written.pieces.into()))), phases))
+    Ok((response, phases))
 }
 
 /// A body of known pieces, which are written without being joined.
@@ -131,10 +130,14 @@ impl HttpBody for Pieces {
     }
 }
 
-/// What the call cost, and which version answered.
+/// What the call cost, and which version answered; with room for the headers that others add.
 fn cost_headers(prediction: &Prediction) -> HeaderMap {
-    let header = |(name, text): (&'static str, String)| {
-        HeaderValue::from_str(&text).ok().map(|value| (HeaderName::from_static(name), value))
-    };
-    cost(prediction).into_iter().filter_map(header).collect()
+    let cost = cost(prediction);
+    let mut headers = HeaderMap::with_capacity(2 * cost.len());
+    for (name, text) in cost {
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
 }

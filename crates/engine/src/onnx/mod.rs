@@ -12,3 +12,4 @@ mod value;
 pub use inspect::{Inspected, inspect};
 pub use runtime::{VERSION, library_path};
 pub use session::OnnxModel;
+pub use threads::prepare as prepare_threads;

@@ -45,10 +45,15 @@ impl ThreadManager for Pool {
     }
 }
 
+/// Starts the thread that starts the threads of models, which then all have the priority of whoever calls this first.
+pub fn prepare() {
+    LazyLock::force(&SPAWNER);
+}
+
 type Work = Box<dyn FnOnce() + Send>;
 type Spawn = (Work, mpsc::SyncSender<std::io::Result<JoinHandle<()>>>);
 
-/// Starts threads. A thread inherits its maker's priority, and models are loaded at a low one.
+/// Starts threads. A thread inherits its maker's priority, and models are loaded at a low one: see [`prepare`].
 static SPAWNER: LazyLock<mpsc::Sender<Spawn>> = LazyLock::new(|| {
     let (sender, receiver) = mpsc::channel::<Spawn>();
     // Where no thread can be started the channel is closed, which its users are told.

@@ -146,7 +146,8 @@ fn table() -> Vec<Key> {
         })
         .about("Where a model lives: on threads of the server, or in a process whose crash costs its own calls alone."),
         Key::new("deployments.threads", optional(whole(1..=4096)), |s| &mut s.deployments.threads)
-            .about("The threads that one call computes on."),
+            .about("The threads that one call computes on.")
+            .default_is("one, and all processors for models of 4 MiB and more"),
         Key::new("deployments.keep_alive_seconds", optional(whole(0..=365 * 86_400)), |s| {
             &mut s.deployments.keep_alive_seconds
         })

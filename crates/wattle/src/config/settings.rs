@@ -104,7 +104,7 @@ fn deployments() -> wattle_store::Settings {
         max_batch_size: Some(decided.max_batch_size),
         max_queue_delay_ms: Some(decided.max_queue_delay.as_secs_f64() * 1000.0),
         isolation: Some(decided.isolation),
-        threads: Some(decided.threads),
+        threads: decided.threads,
         keep_alive_seconds: decided.keep_alive.map(|time| time.as_secs()),
         ..wattle_store::Settings::default()
     }
