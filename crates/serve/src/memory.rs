@@ -169,7 +169,8 @@ impl Memory {
         tokio::task::spawn_blocking(move || {
             let is_here = matches!(loaded.engine, Engine::Local(_));
             drop(loaded);
-            if is_here {
+            // What is free for another model is used at once, and while the heap is trimmed nobody else can allocate.
+            if is_here && reason != Eviction::Room {
                 trim_heap();
             }
         });

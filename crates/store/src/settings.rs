@@ -199,7 +199,7 @@ mod tests {
         let configured =
             Settings { max_batch_size: Some(64), pin: Some(true), threads: Some(2), ..Settings::default() };
         let resolved = own.or(&configured).resolve();
-        assert_eq!((resolved.max_batch_size, resolved.pin, resolved.threads), (8, false, 2));
+        assert_eq!((resolved.max_batch_size, resolved.pin, resolved.threads), (8, false, Some(2)));
         assert_eq!((resolved.isolation, resolved.keep_alive), (Isolation::Thread, None));
         assert_eq!(own.or(&Settings::default()), own);
     }

@@ -77,8 +77,7 @@ pub fn from_npy(coef: &Path, intercept: Option<&Path>, model: &Path) -> Result<(
     graph.output(&spec("y_pred", outputs));
     let weights = graph.numbers("coef", &[features, outputs], &weights);
     let intercept = graph.numbers("intercept", &[outputs], &intercept);
-    let product = graph.node("MatMul", &["x", &weights], &[]);
-    graph.node_to("y_pred", "Add", &[&product, &intercept], &[]);
+    graph.node_to("y_pred", "Gemm", &["x", &weights, &intercept], &[]);
     Ok(fs::write(model, graph.finish())?)
 }
 

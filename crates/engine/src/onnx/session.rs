@@ -43,6 +43,8 @@ impl OnnxModel {
             .and_then(|builder| Ok(builder.with_intra_threads(threads)?))
             .and_then(|builder| Ok(builder.with_inter_threads(1)?))
             .and_then(|builder| Ok(builder.with_thread_manager(pool.clone())?))
+            // To plan a run's memory pays where runs are long; of a small model's it takes a large part.
+            .and_then(|builder| Ok(builder.with_memory_pattern(threads > 1)?))
             .and_then(|mut builder| builder.commit_from_file(path))
             .map_err(|error| invalid(error.to_string()))?;
         let specs = |outlets: &[ort::value::Outlet], role| {
