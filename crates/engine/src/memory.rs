@@ -1,22 +1,25 @@
 //! What models take of this process's memory: the C library's heap, out of which ONNX Runtime takes all of it.
 
-#![allow(unsafe_code, reason = "the C library tells of its heap through two functions of its own only")]
+#![allow(unsafe_code, reason = "allocators are told and asked through functions of their own only")]
 
 /// Bytes of the C library's heap that are in use.
 ///
 /// The difference around a load is what that load really added, whatever the size of its file: weights that were
-/// packed again, the plan, arenas. Rust's own allocations are in the same heap, so loads are measured one at a time, and
-/// what requests hold meanwhile is an error of some kilobytes.
+/// packed again, the plan, arenas. What others compute with meanwhile is in the same heap, so loads are measured one at a
+/// time, and that is an error of some kilobytes.
 pub fn heap_bytes() -> u64 {
     // SAFETY: `mallinfo2` takes nothing, and only reads the allocator's counters, under its own locks.
     let heap = unsafe { libc::mallinfo2() };
     (heap.uordblks + heap.hblkhd) as u64
 }
 
-/// Gives pages of the heap that nothing uses back to the system, after a model was unloaded.
+/// Gives memory that nothing uses back to the system: pages of the C library's heap, and what mimalloc, out of which a
+/// program may have its own allocations, keeps for the next ones. Others who allocate wait meanwhile.
 pub fn trim_heap() {
     // SAFETY: `malloc_trim` takes a number, and releases only memory that is free, under the allocator's own locks.
     unsafe { libc::malloc_trim(0) };
+    // SAFETY: `mi_collect` takes a flag, may be called on any thread, and frees only what is in nobody's hands.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 #[cfg(test)]

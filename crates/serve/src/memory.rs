@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -31,8 +31,13 @@ const LEAVING: Duration = Duration::from_secs(30);
 /// A load adds no more than so many times the size of its file: the weights as they were read and as they are computed
 /// with, and the plan. What is seen beyond that belongs to others.
 const SEEN_AT_MOST: u64 = 4;
-/// How often it is looked for models that have stayed too long.
+/// How often it is looked for models that have stayed too long, and for memory to give back.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+const TIDY: u8 = 0;
+/// Nothing was loaded and nothing went since it was last looked.
+const QUIET: u8 = 1;
+const UNTIDY: u8 = 2;
 
 /// A model in memory. Its memory is free when the last who use it are done.
 pub(crate) struct Loaded {
@@ -65,6 +70,8 @@ pub(crate) struct Memory {
     /// Held while a model asks for room and is loaded into this process, so that what is measured is its own.
     loading: tokio::sync::Mutex<()>,
     residents: Mutex<BTreeMap<u64, Weak<Served>>>,
+    /// Whether memory that was used for loads, or for models that went, is still to be given back to the system.
+    untidy: AtomicU8,
     launcher: Option<Arc<dyn Launcher>>,
     meter: Meter,
 }
@@ -91,6 +98,7 @@ impl Memory {
             changed: Notify::new(),
             loading: tokio::sync::Mutex::default(),
             residents: Mutex::default(),
+            untidy: AtomicU8::new(TIDY),
             launcher,
             meter,
         });
@@ -156,6 +164,7 @@ impl Memory {
 
     /// Tells those who wait for room that a model is in memory now, and can go for it.
     pub(crate) fn came(&self) {
+        self.untidy.store(UNTIDY, Relaxed);
         self.changed.notify_waiters();
     }
 
@@ -165,12 +174,13 @@ impl Memory {
         let Some(loaded) = served.take_loaded() else { return false };
         served.metrics.evicted(reason);
         tracing::info!(deployment = %served.name, version = %served.id, bytes = loaded.bytes, reason = reason.as_str(), "model unloaded");
+        // What is free for another model is used at once.
+        let is_trimmed = matches!(loaded.engine, Engine::Local(_)) && reason != Eviction::Room;
+        self.untidy.store(UNTIDY, Relaxed);
         // To free a large model takes a while.
         tokio::task::spawn_blocking(move || {
-            let is_here = matches!(loaded.engine, Engine::Local(_));
             drop(loaded);
-            // What is free for another model is used at once, and while the heap is trimmed nobody else can allocate.
-            if is_here && reason != Eviction::Room {
+            if is_trimmed {
                 trim_heap();
             }
         });
@@ -210,6 +220,18 @@ impl Memory {
                     retry_after_seconds: 1,
                 });
             }
+        }
+    }
+
+    /// Gives memory back to the system once no model has come or gone for a while.
+    fn tidy(&self) {
+        match self.untidy.load(Relaxed) {
+            UNTIDY => self.untidy.store(QUIET, Relaxed),
+            QUIET => {
+                self.untidy.store(TIDY, Relaxed);
+                tokio::task::spawn_blocking(trim_heap);
+            }
+            _ => {}
         }
     }
 
@@ -287,7 +309,7 @@ async fn load_here(path: std::path::PathBuf, threads: usize) -> Result<(OnnxMode
     loaded.await.unwrap_or_else(|_| Err("loading panicked".into()))
 }
 
-/// Lets models go that have stayed for longer than is worth while, as long as the server is there.
+/// Lets models go that have stayed for longer than is worth while, and memory after them, as long as the server is there.
 async fn look_for_overdue(memory: Weak<Memory>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -303,5 +325,6 @@ async fn look_for_overdue(memory: Weak<Memory>) {
                 memory.unload(&served, Eviction::Idle);
             }
         }
+        memory.tidy();
     }
 }
