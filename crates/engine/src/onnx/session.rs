@@ -43,6 +43,10 @@ impl OnnxModel {
             .and_then(|builder| Ok(builder.with_intra_threads(threads)?))
             .and_then(|builder| Ok(builder.with_inter_threads(1)?))
             .and_then(|builder| Ok(builder.with_thread_manager(pool.clone())?))
+            // Between two runs the pool's threads would wait actively, and take processors from those who read the next calls.
+            .and_then(|builder| Ok(builder.with_config_entry("session.force_spinning_stop", "1")?))
+            // Work is shared out in small parts: whoever is interrupted to read or answer a call holds nobody else up for long.
+            .and_then(|builder| Ok(builder.with_config_entry("session.dynamic_block_base", "4")?))
             // To plan a run's memory pays where runs are long; of a small model's it takes a large part.
             .and_then(|builder| Ok(builder.with_memory_pattern(threads > 1)?))
             .and_then(|mut builder| builder.commit_from_file(path))

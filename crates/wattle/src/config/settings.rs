@@ -72,7 +72,7 @@ impl Settings {
             tls_key: None,
             grace: Duration::from_secs(30),
             max_computing: thread::available_parallelism().map_or(1, usize::from),
-            max_waiting: 256,
+            max_waiting: 2048,
             max_calls_per_tenant: None,
             max_body_bytes: 16 << 20,
             max_upload_bytes: 64 << 30,
