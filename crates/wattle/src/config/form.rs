@@ -133,7 +133,8 @@ pub(super) fn choice<T: Serialize + Copy + Send + Sync>(
 /// A filter of the log's lines.
 pub(super) fn filter() -> Form<String> {
     form("FILTER", "a filter, as in info or warn,wattle_serve=debug".into(), |written, _| {
-        let text = written.text()?.trim();
+        // Modules and levels are ASCII, and tracing-subscriber's parser panics on other letters.
+        let text = written.text().filter(|text| text.is_ascii())?.trim();
         EnvFilter::try_new(text).ok().map(|_| text.to_owned())
     })
 }

@@ -355,6 +355,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_log_filter_of_other_letters_is_refused_and_does_not_panic() {
+        let key = keys().iter().find(|key| key.path == "log.filter").unwrap();
+        let mut settings = Settings::defaults();
+        for text in [", 𝒩=", "wattle=ä", "ῳ="] {
+            assert!(!key.set(&mut settings, &Written::Bare(text.into()), Path::new("")), "{text}");
+        }
+        assert!(key.set(&mut settings, &Written::Bare("warn,wattle_serve=debug".into()), Path::new("")));
+    }
+
     proptest! {
         /// Whatever is written, a key takes it or does not, and what it takes it can write again.
         #[test]
