@@ -5,6 +5,7 @@ mod error;
 pub mod memory;
 pub mod onnx;
 pub mod tensor;
+pub mod tokens;
 mod values;
 
 pub use data::Data;
