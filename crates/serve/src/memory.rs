@@ -121,9 +121,10 @@ impl Memory {
         let (engine, bytes, cpu_seconds, _loading) = match served.settings.isolation {
             Isolation::Thread => {
                 let (model, seen, cpu_seconds) = load_here(path, served.threads()).await.map_err(told)?;
-                // What others allocate meanwhile is seen too, so what was measured in a process of its own counts for more.
-                let bytes =
-                    served.measured_bytes.unwrap_or_else(|| seen.min(SEEN_AT_MOST * served.file_bytes.max(1 << 20)));
+                // What others allocate meanwhile is seen too, so what was measured in a process of its own counts for more,
+                // and what can be counted for most.
+                let bytes = model.known_bytes().or(served.measured_bytes);
+                let bytes = bytes.unwrap_or_else(|| seen.min(SEEN_AT_MOST * served.file_bytes.max(1 << 20)));
                 (Engine::Local(Arc::new(model)), bytes, cpu_seconds, loading)
             }
             Isolation::Process => {

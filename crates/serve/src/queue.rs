@@ -154,8 +154,8 @@ pub(crate) async fn submit(
     }
 }
 
-/// Computes a call of a quick model on this thread, if nobody else computes or waits, hardly anybody is about to, and a
-/// processor is free.
+/// Computes a call of a quick model on this thread: if nobody else computes or waits, hardly anybody is about to, and a
+/// processor is free; or whoever does, if the model does not mind.
 fn compute_here(
     served: &Arc<Served>,
     admission: &Admission,
@@ -168,6 +168,15 @@ fn compute_here(
     }
     let loaded = served.loaded()?;
     let Engine::Local(model) = &loaded.engine else { return None };
+    let compute = || {
+        let started = Instant::now();
+        let _computing = served.computing(1);
+        finish(served, inputs, context.copy, compute(model, inputs), started, started)
+    };
+    // Nothing is gained by waiting for it, neither a turn nor company.
+    if model.is_reentrant() {
+        return Some(compute());
+    }
     let mut state = queue.lock();
     if state.run != Run::Nobody || !state.batcher.is_empty() || queue.may_have_company(&mut state) {
         return None;
@@ -176,9 +185,7 @@ fn compute_here(
     state.run = Run::Here;
     drop(state);
     let _here = Here { served, admission };
-    let started = Instant::now();
-    let _computing = served.computing(1);
-    Some(finish(served, inputs, context.copy, compute(model, inputs), started, started))
+    Some(compute())
 }
 
 /// Joins the queue and waits for the answer.

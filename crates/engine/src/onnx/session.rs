@@ -1,5 +1,6 @@
 use std::{
     borrow::Cow,
+    fs,
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -8,20 +9,35 @@ use ort::{
     session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
     value::{TensorElementType, ValueType},
 };
+use prost::Message;
 use wattle_core::{Datatype, Signature, TensorSpec};
 
 use super::{
+    direct::Direct,
+    proto::ModelProto,
     runtime,
     threads::Pool,
     value::{from_value, to_value},
 };
 use crate::{Error, Result, Tensor, in_order};
 
+/// A file of a linear model of a few thousand weights is smaller, and only such files are read for it.
+const MAX_DIRECT_BYTES: u64 = 1 << 20;
+
 /// A loaded ONNX model.
 ///
-/// It computes one batch at a time, on the caller's own thread and those of its pool, so that these threads' clocks are
-/// the batch's processor time; ONNX Runtime's session is not to be entered twice at once.
-pub struct OnnxModel {
+/// A batch is computed on the caller's own thread and those of its pool, so that these threads' clocks are the batch's
+/// processor time.
+pub struct OnnxModel(Form);
+
+/// Who computes it.
+enum Form {
+    Direct(Direct),
+    Runtime(Runtime),
+}
+
+/// A session of ONNX Runtime, which is not to be entered twice at once.
+struct Runtime {
     session: Mutex<Session>,
     signature: Signature,
     threads: usize,
@@ -29,12 +45,93 @@ pub struct OnnxModel {
 }
 
 impl OnnxModel {
-    /// Loads the model in this file, to compute on so many threads, the caller's own among them.
+    /// Loads the model in this file, to compute on so many threads, the caller's own among them. A linear model as Wattle
+    /// writes them needs one thread, and no ONNX Runtime.
     ///
     /// # Errors
     /// [`Error::InvalidModel`] when ONNX Runtime refuses the file or a type of its inputs or outputs is not served;
-    /// [`Error::RuntimeMissing`] when there is no ONNX Runtime.
+    /// [`Error::RuntimeMissing`] when there is no ONNX Runtime; [`Error::Io`] when the system cannot read the file.
     pub fn load(path: &Path, threads: usize) -> Result<OnnxModel> {
+        match direct(path)? {
+            Some(direct) => Ok(OnnxModel(Form::Direct(direct))),
+            None => OnnxModel::load_in_runtime(path, threads),
+        }
+    }
+
+    /// Loads the model for ONNX Runtime to compute, whatever it is.
+    ///
+    /// # Errors
+    /// As [`OnnxModel::load`].
+    pub fn load_in_runtime(path: &Path, threads: usize) -> Result<OnnxModel> {
+        Runtime::load(path, threads).map(|runtime| OnnxModel(Form::Runtime(runtime)))
+    }
+
+    /// How many threads compute a batch.
+    pub fn threads(&self) -> usize {
+        match &self.0 {
+            Form::Direct(_) => 1,
+            Form::Runtime(runtime) => runtime.threads,
+        }
+    }
+
+    /// The threads of its pool, as the kernel knows them: all that compute but the caller's own.
+    pub fn pool_thread_ids(&self) -> Vec<i32> {
+        match &self.0 {
+            Form::Direct(_) => Vec::new(),
+            Form::Runtime(runtime) => runtime.pool.ids(),
+        }
+    }
+
+    /// Whether several threads may compute with it at once; otherwise each waits for the one before.
+    pub fn is_reentrant(&self) -> bool {
+        matches!(self.0, Form::Direct(_))
+    }
+
+    /// What it holds in memory, in bytes, where that can be counted instead of measured.
+    pub fn known_bytes(&self) -> Option<u64> {
+        match &self.0 {
+            Form::Direct(direct) => Some(direct.bytes() as u64),
+            Form::Runtime(_) => None,
+        }
+    }
+
+    /// The graph's inputs and outputs.
+    pub fn signature(&self) -> &Signature {
+        match &self.0 {
+            Form::Direct(direct) => direct.signature(),
+            Form::Runtime(runtime) => &runtime.signature,
+        }
+    }
+
+    /// Computes every output from all inputs, in the order of the signature's outputs.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for an input that is absent, twice, unknown, or does not fit; [`Error::Run`] when the
+    /// graph itself fails on these values.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.run_in_order(&in_order(self.signature(), inputs.to_vec())?)
+    }
+
+    /// The same for inputs that [`in_order`] gave back.
+    pub fn run_in_order(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        match &self.0 {
+            Form::Direct(direct) => direct.run(inputs),
+            Form::Runtime(runtime) => runtime.run(inputs),
+        }
+    }
+}
+
+/// The model in steps of our own, if it is one of those.
+fn direct(path: &Path) -> Result<Option<Direct>> {
+    if fs::metadata(path)?.len() > MAX_DIRECT_BYTES {
+        return Ok(None);
+    }
+    // What is wrong with a file is ONNX Runtime's to say.
+    Ok(ModelProto::decode(fs::read(path)?.as_slice()).ok().and_then(|model| Direct::compile(&model)))
+}
+
+impl Runtime {
+    fn load(path: &Path, threads: usize) -> Result<Runtime> {
         let environment = runtime::environment()?;
         let pool = Pool::default();
         let invalid = |error: String| Error::InvalidModel(format!("not a usable ONNX model: {error}"));
@@ -59,35 +156,10 @@ impl OnnxModel {
         if signature.inputs.is_empty() || signature.outputs.is_empty() {
             return Err(Error::InvalidModel("not a usable ONNX model: it has no inputs or no outputs".into()));
         }
-        Ok(OnnxModel { session: Mutex::new(session), signature, threads, pool })
+        Ok(Runtime { session: Mutex::new(session), signature, threads, pool })
     }
 
-    /// How many threads compute a batch.
-    pub fn threads(&self) -> usize {
-        self.threads
-    }
-
-    /// The threads of its pool, as the kernel knows them: all that compute but the caller's own.
-    pub fn pool_thread_ids(&self) -> Vec<i32> {
-        self.pool.ids()
-    }
-
-    /// The graph's inputs and outputs.
-    pub fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    /// Computes every output from all inputs, in the order of the signature's outputs.
-    ///
-    /// # Errors
-    /// [`Error::InvalidInput`] for an input that is absent, twice, unknown, or does not fit; [`Error::Run`] when the
-    /// graph itself fails on these values.
-    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        self.run_in_order(&in_order(&self.signature, inputs.to_vec())?)
-    }
-
-    /// The same for inputs that [`in_order`] gave back.
-    pub fn run_in_order(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for tensor in inputs {
             values.push((Cow::Borrowed(tensor.name.as_str()), to_value(tensor)?));
