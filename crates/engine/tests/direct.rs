@@ -135,7 +135,7 @@ proptest! {
 #[test]
 fn what_is_not_of_these_operators_is_left_to_onnx_runtime() {
     type Change = fn(&mut GraphBuilder, &str) -> String;
-    let changes: [(&str, Change); 5] = [
+    let changes: [(&str, Change); 6] = [
         ("another operator", |graph, x| graph.node("Exp", &[x], &[])),
         ("another axis", |graph, x| graph.node("Softmax", &[x], &[("axis", 0)])),
         ("one number for all columns", |graph, x| {
@@ -143,6 +143,14 @@ fn what_is_not_of_these_operators_is_left_to_onnx_runtime() {
             graph.node("Add", &[x, &one], &[])
         }),
         ("a difference of columns", |graph, x| graph.node("Sub", &[x, x], &[])),
+        ("columns that double and double, for nothing", |graph, x| {
+            let mut wide = x.to_owned();
+            for _ in 0..20 {
+                wide = graph.node("Concat", &[&wide, &wide], &[("axis", 1)]);
+            }
+            let halves = graph.numbers("halves", &[2], &[0.5; 2]);
+            graph.node("Sub", &[x, &halves], &[])
+        }),
         ("many weights", |graph, x| {
             let wide = graph.numbers("wide", &[2, 1 << 14], &vec![0.5; 1 << 15]);
             let wide = graph.node("MatMul", &[x, &wide], &[]);

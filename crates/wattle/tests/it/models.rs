@@ -4,7 +4,10 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::{Server, command, file, words};
+use crate::{
+    rollout::import_lookup,
+    support::{Server, command, file, words},
+};
 
 #[test]
 fn versions_are_numbered_and_shown() {
@@ -140,16 +143,20 @@ fn without_onnx_runtime_the_error_tells_how_to_get_it() {
     let data_dir = folder.path().join("data");
     let server = Server::start_in(&data_dir, &[]);
     server.furnish();
+    import_lookup(&server, &[1.0, 2.0]);
+    server.wattle(&["deploy", "lookup"]);
     server.terminate();
     let missing = folder.path().join("libonnxruntime.so");
     let mut launcher = command();
     launcher.env("ORT_DYLIB_PATH", &missing);
     let server = Server::spawn(launcher, &data_dir, &[]);
-    let answer = crate::support::post(&format!("{}/models/founding/predict", server.url), &json!({"x": [1.0]}));
+    let call = |model: &str, body| crate::support::post(&format!("{}/models/{model}/predict", server.url), &body);
+    let answer = call("lookup", json!({"index": [1]}));
     assert_eq!(answer.status, 503, "{}", answer.text);
     for told in [answer.text, server.fails(&words("models import --name m --coef examples/model.npy"))] {
         assert!(told.contains(missing.to_str().unwrap()) && told.contains("ORT_DYLIB_PATH"), "{told}");
     }
-    // Training writes a model without it.
+    // A linear model is trained and called without it.
     server.wattle(&words("train --algorithm linear-regression --data examples/line.csv --target y"));
+    assert_eq!(call("founding", json!({"x": [1.0]})).json(), json!({"y_pred": [[3.0]]}));
 }

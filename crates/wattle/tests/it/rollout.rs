@@ -24,7 +24,7 @@ fn start() -> Server {
 }
 
 /// A model that looks `index` up among these values, and fails where there is none.
-fn import_lookup(server: &Server, values: &[f64]) {
+pub(crate) fn import_lookup(server: &Server, values: &[f64]) {
     let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, shape: vec![-1], missing: true };
     let mut graph = GraphBuilder::new("lookup");
     graph.input(&spec("index", Datatype::Int64));

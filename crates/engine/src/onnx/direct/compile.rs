@@ -11,8 +11,9 @@ use crate::onnx::{
     },
 };
 
-/// Beyond so many weights a product takes longer than ONNX Runtime's way to its own, which is the faster one.
-const MAX_WEIGHTS: usize = 1 << 14;
+/// Numbers that a row's answer may take, constants and results together. A graph that takes more is computed by ONNX
+/// Runtime, to whose faster products its way is short.
+const MAX_WORK: usize = 1 << 14;
 
 /// A constant of the graph.
 enum Constant {
@@ -34,7 +35,8 @@ enum Kind {
 /// A value that only the next operator can use, with which it becomes one step.
 enum Half {
     IsNan(usize),
-    Equal(usize, Vec<String>),
+    /// The place of the texts, and the name of the constant.
+    Equal(usize, String),
 }
 
 #[derive(Default)]
@@ -45,6 +47,8 @@ struct Compiler {
     kinds: Vec<Kind>,
     halves: HashMap<String, Half>,
     steps: Vec<Step>,
+    /// Numbers that the steps so far take for a row.
+    work: usize,
 }
 
 impl Direct {
@@ -139,15 +143,16 @@ impl Compiler {
             }
             ("Equal", [texts, known]) if has(&[]) => {
                 let texts = self.place(texts, Kind::Texts)?;
-                let known = match self.constants.get(*known)? {
-                    Constant::Texts(shape, known) if matches!(shape.as_slice(), [_] | [1, _]) => known.clone(),
-                    _ => return None,
-                };
-                return self.half(output, Half::Equal(texts, known));
+                return self.half(output, Half::Equal(texts, (*known).to_owned()));
             }
             ("Cast", [equal]) if has(&[("to", DataType::Double as i64)]) => {
                 let Half::Equal(texts, known) = self.halves.get(*equal)? else { return None };
-                (Step::OneHot { texts: *texts, known: known.clone() }, Kind::Numbers(known.len()))
+                let known = match self.constants.get(known)? {
+                    Constant::Texts(shape, known) if matches!(shape.as_slice(), [_] | [1, _]) => known.clone(),
+                    _ => return None,
+                };
+                let width = known.len();
+                (Step::OneHot { texts: *texts, known }, Kind::Numbers(width))
             }
             ("MatMul", [values, weights]) if has(&[]) => {
                 let (values, width) = self.numbers(values)?;
@@ -180,7 +185,14 @@ impl Compiler {
             },
             _ => return None,
         };
+        let width = match kind {
+            Kind::Numbers(width) => width,
+            Kind::Texts | Kind::Indices(_) => 1,
+        };
+        // Constants are copied into their steps, and widths add up: a small file must not make much of either.
+        self.work = self.work.checked_add(width)?.checked_add(step.bytes() / size_of::<f64>())?;
         self.steps.push(step);
+        (self.work <= MAX_WORK).then_some(())?;
         self.name(output, kind)
     }
 
@@ -215,9 +227,7 @@ impl Compiler {
     fn matrix(&self, name: &str, width: usize) -> Option<(Vec<f64>, usize)> {
         match self.constants.get(name)? {
             Constant::Numbers(shape, numbers) => match shape.as_slice() {
-                [rows, outputs] if *rows == width && *outputs > 0 && numbers.len() <= MAX_WEIGHTS => {
-                    Some((numbers.clone(), *outputs))
-                }
+                [rows, outputs] if *rows == width && *outputs > 0 => Some((numbers.clone(), *outputs)),
                 _ => None,
             },
             Constant::Texts(..) => None,
