@@ -8,6 +8,7 @@ mod batcher;
 mod context;
 mod engine;
 mod error;
+pub mod language;
 mod memory;
 pub mod metrics;
 mod pipeline;
