@@ -1,6 +1,6 @@
 //! What every answer needs, whatever its protocol.
 
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 use wattle_core::TensorSpec;
 use wattle_engine::Tensor;
@@ -37,16 +37,16 @@ pub(crate) fn check_wanted<'a>(mut names: impl Iterator<Item = &'a str>) -> Resu
 }
 
 /// What the call cost, and which version answered: names and texts, which REST has as headers and gRPC as parameters.
-pub(crate) fn cost(prediction: &Prediction) -> [(&'static str, String); 7] {
-    let energy = &prediction.usage.energy;
+pub(crate) fn cost(prediction: &Prediction) -> [(&'static str, Cow<'static, str>); 7] {
+    let energy = &prediction.energy;
     [
-        ("x-wattle-model", prediction.model.to_string()),
-        (CPU_SECONDS, decimal(prediction.usage.cpu_seconds)),
-        ("x-wattle-energy-joules", decimal(energy.joules)),
-        ("x-wattle-energy-joules-low", decimal(energy.joules_low)),
-        ("x-wattle-energy-joules-high", decimal(energy.joules_high)),
-        ("x-wattle-energy-label", energy.label.to_string()),
-        ("x-wattle-energy-source", energy.source.to_string()),
+        ("x-wattle-model", prediction.model.to_string().into()),
+        (CPU_SECONDS, decimal(prediction.cpu_seconds).into()),
+        ("x-wattle-energy-joules", decimal(energy.joules).into()),
+        ("x-wattle-energy-joules-low", decimal(energy.joules_low).into()),
+        ("x-wattle-energy-joules-high", decimal(energy.joules_high).into()),
+        ("x-wattle-energy-label", energy.label.as_str().into()),
+        ("x-wattle-energy-source", energy.source.to_string().into()),
     ]
 }
 

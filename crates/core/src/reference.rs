@@ -15,6 +15,9 @@ pub struct ModelVersionId {
 
 impl fmt::Display for ModelVersionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.width().is_none() && f.precision().is_none() {
+            return write!(f, "{}:{}", self.model, self.version);
+        }
         f.pad(&format!("{}:{}", self.model, self.version))
     }
 }

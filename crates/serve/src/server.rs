@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit};
-use wattle_core::{ModelVersionId, Name, Usage, nearest};
+use wattle_core::{Energy, ModelVersionId, Name, nearest};
 use wattle_engine::{Tensor, in_order};
 use wattle_meter::Meter;
 use wattle_store::{Settings, Store};
@@ -14,7 +14,7 @@ use wattle_store::{Settings, Store};
 use crate::{
     Context, Error, Launcher, Result,
     admit::{Admission, Place},
-    batch::{Answered, rows_of},
+    batch::Answered,
     memory::Memory,
     metrics::{Eviction, Metrics, Phases, Refusal},
     replica::{Replica, Served},
@@ -44,8 +44,10 @@ pub struct Prediction {
     pub model: ModelVersionId,
     /// Every output of the model.
     pub outputs: Vec<Tensor>,
-    /// Processor time and energy.
-    pub usage: Usage,
+    /// Processor time that it took.
+    pub cpu_seconds: f64,
+    /// Energy that it took.
+    pub energy: Energy,
     /// How long it waited and computed; who reads requests and writes answers adds how long that took.
     pub phases: Phases,
 }
@@ -189,11 +191,11 @@ impl Server {
     pub async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction> {
         let (replica, served) = (&call.replica, call.replica.served());
         let inputs = in_order(&served.signature, inputs).map_err(|error| Error::Invalid(error.to_string()))?;
-        let rows = rows_of(&inputs) as u64;
         let answered = self.ask(replica, &call.context, inputs, 0).await?;
         let Answered { outputs, cpu_seconds, queue, batch, compute } = answered;
         let phases = Phases { queue, batch, compute, ..Phases::default() };
-        Ok(Prediction { model: served.id.clone(), outputs, usage: served.usage(1, rows, cpu_seconds), phases })
+        let energy = self.inner.meter.dynamic_energy(cpu_seconds);
+        Ok(Prediction { model: served.id.clone(), outputs, cpu_seconds, energy, phases })
     }
 
     /// Has a revision answer inputs that fit: its shadow gets a copy, and its trial counts the call.

@@ -56,7 +56,7 @@ async fn calls_that_wait_are_computed_together_and_each_gets_its_own_rows() {
         for (call, answer) in together(&place, "same", calls).await.into_iter().enumerate() {
             let answer = answer.unwrap();
             assert_eq!(values(&answer), [call as f64, f64::from(round)]);
-            assert_eq!((answer.usage.requests, answer.usage.rows), (1, 2));
+            assert!(answer.cpu_seconds > 0.0 && answer.energy.joules > 0.0);
         }
     }
     let metrics = Arc::clone(place.replica("same").metrics());

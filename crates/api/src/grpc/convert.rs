@@ -65,7 +65,8 @@ pub(super) fn response(
     wanted: &[usize],
     prediction: Prediction,
 ) -> Result<ModelInferResponse> {
-    let parameters = cost(&prediction).into_iter().map(|(name, text)| (name.to_owned(), text_parameter(text)));
+    let parameters =
+        cost(&prediction).into_iter().map(|(name, text)| (name.to_owned(), text_parameter(text.into_owned())));
     let mut response = ModelInferResponse {
         model_name: name.to_string(),
         model_version: prediction.model.version.to_string(),

@@ -30,7 +30,7 @@ mod stream;
 mod tls;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -63,13 +63,23 @@ pub struct Limits {
     pub body_timeout: Duration,
 }
 
-/// What every handler sees.
+/// What every handler sees: cloned for every call, so that a clone is one count.
 #[derive(Clone)]
-struct App {
+struct App(Arc<Shared>);
+
+struct Shared {
     service: Arc<dyn Service>,
     bodies: Bodies,
     max_upload_bytes: u64,
     watch: Arc<Watch>,
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 /// All routes over this service; their traces go where `traces` sends them.
@@ -77,7 +87,8 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
     let bodies = Bodies::new(limits.max_body_bytes, limits.body_timeout);
     let watch = Arc::new(Watch::new(traces));
     let grpc = grpc::router(&service, &bodies, watch.traces());
-    let app = App { service, bodies, max_upload_bytes: limits.max_upload_bytes, watch: Arc::clone(&watch) };
+    let shared = Shared { service, bodies, max_upload_bytes: limits.max_upload_bytes, watch: Arc::clone(&watch) };
+    let app = App(Arc::new(shared));
     Router::new()
         .route("/", get(server::welcome))
         .route("/metrics", get(metrics::show))

@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     convert::Infallible,
     pin::{Pin, pin},
@@ -135,7 +136,11 @@ fn cost_headers(prediction: &Prediction) -> HeaderMap {
     let cost = cost(prediction);
     let mut headers = HeaderMap::with_capacity(2 * cost.len());
     for (name, text) in cost {
-        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+        let value = match text {
+            Cow::Borrowed(text) => Ok(HeaderValue::from_static(text)),
+            Cow::Owned(text) => HeaderValue::from_maybe_shared(Bytes::from(text)),
+        };
+        if let Ok(value) = value {
             headers.insert(HeaderName::from_static(name), value);
         }
     }

@@ -89,7 +89,7 @@ impl Direct {
             }
             outputs.push(place);
         }
-        Some(Direct { signature, steps: compiler.steps, outputs })
+        Some(Direct::new(signature, compiler.steps, outputs))
     }
 }
 
