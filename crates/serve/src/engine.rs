@@ -1,10 +1,6 @@
 //! What computes a batch: a model in this process, or a process of its own that has the model.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use wattle_core::{Name, Signature};
@@ -98,26 +94,14 @@ impl Engine {
     }
 }
 
-/// More than a brief computation takes: what a clock tells beyond it, the thread was interrupted for.
-const BRIEF: Duration = Duration::from_micros(20);
-
 /// Runs a model on this thread and its pool, whose clocks are what the batch costs.
 pub(crate) fn compute(model: &OnnxModel, inputs: &[Tensor]) -> Result<Computed> {
-    if model.is_brief(inputs) {
-        let started = Instant::now();
-        let outputs = run(model, inputs)?;
-        return Ok(Computed { outputs, cpu_seconds: started.elapsed().min(BRIEF).as_secs_f64() });
-    }
     let pool = if model.threads() > 1 { model.pool_thread_ids() } else { Vec::new() };
     let cpu_before = thread_cpu_seconds() + threads_cpu_seconds(&pool);
-    let outputs = run(model, inputs)?;
-    let cpu_seconds = (thread_cpu_seconds() + threads_cpu_seconds(&pool) - cpu_before).max(0.0);
-    Ok(Computed { outputs, cpu_seconds })
-}
-
-fn run(model: &OnnxModel, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-    model.run_in_order(inputs).map_err(|error| match error {
+    let outputs = model.run_in_order(inputs).map_err(|error| match error {
         wattle_engine::Error::InvalidInput(text) => Error::Invalid(text),
         other => Error::Run(other.to_string()),
-    })
+    })?;
+    let cpu_seconds = (thread_cpu_seconds() + threads_cpu_seconds(&pool) - cpu_before).max(0.0);
+    Ok(Computed { outputs, cpu_seconds })
 }

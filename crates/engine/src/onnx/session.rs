@@ -87,14 +87,6 @@ impl OnnxModel {
         matches!(self.0, Form::Direct(_))
     }
 
-    /// Whether these inputs take so few microseconds to compute that a thread's clock would take as long to read.
-    pub fn is_brief(&self, inputs: &[Tensor]) -> bool {
-        match &self.0 {
-            Form::Direct(direct) => direct.is_brief(inputs),
-            Form::Runtime(_) => false,
-        }
-    }
-
     /// What it holds in memory, in bytes, where that can be counted instead of measured.
     pub fn known_bytes(&self) -> Option<u64> {
         match &self.0 {

@@ -89,7 +89,7 @@ impl Direct {
             }
             outputs.push(place);
         }
-        Some(Direct::new(signature, compiler.steps, outputs))
+        Some(Direct { signature, steps: compiler.steps, outputs })
     }
 }
 

@@ -21,12 +21,7 @@ pub(super) struct Direct {
     steps: Vec<Step>,
     /// The place of each output.
     outputs: Vec<usize>,
-    /// What it holds in memory, in bytes.
-    bytes: usize,
 }
-
-/// What a brief run reads: weights, once for each row, and inputs.
-const MAX_BRIEF_BYTES: usize = 16 << 10;
 
 impl Direct {
     /// The graph's inputs and outputs, as ONNX Runtime would tell them.
@@ -34,26 +29,11 @@ impl Direct {
         &self.signature
     }
 
-    fn new(signature: Signature, steps: Vec<Step>, outputs: Vec<usize>) -> Direct {
-        let specs = signature.inputs.iter().chain(&signature.outputs);
-        let specs: usize = specs.map(|spec| size_of_val(spec) + spec.name.len() + size_of_val(&spec.shape[..])).sum();
-        let bytes = size_of::<Direct>() + specs + steps.iter().map(Step::bytes).sum::<usize>();
-        Direct { signature, steps, outputs, bytes }
-    }
-
     /// What it holds in memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether these inputs take but a few microseconds: few numbers and short texts, on few weights.
-    pub(super) fn is_brief(&self, inputs: &[Tensor]) -> bool {
-        let size = |tensor: &Tensor| match &tensor.data {
-            Data::Bytes(texts) => texts.iter().map(|text| 8 + text.len()).sum(),
-            numbers => 8 * numbers.len(),
-        };
-        let rows = inputs.first().map_or(0, Tensor::rows);
-        rows.saturating_mul(self.bytes).saturating_add(inputs.iter().map(size).sum()) <= MAX_BRIEF_BYTES
+        let specs = self.signature.inputs.iter().chain(&self.signature.outputs);
+        let specs: usize = specs.map(|spec| size_of_val(spec) + spec.name.len() + size_of_val(&spec.shape[..])).sum();
+        size_of_val(self) + specs + self.steps.iter().map(Step::bytes).sum::<usize>()
     }
 
     /// Computes all outputs from inputs that [`in_order`](crate::in_order) gave back.
