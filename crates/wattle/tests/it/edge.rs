@@ -85,7 +85,6 @@ fn a_head_is_bounded_in_size_and_in_the_number_of_headers() {
 #[test]
 fn connections_over_the_bound_are_refused_and_the_others_go_on() {
     let server = Server::start_with(&["--max-connections", "2"]);
-    let live = |connection: &mut Connection| connection.call("GET", "/v2/health/live", &[], b"");
     let mut kept: Vec<Connection> = (0..2).map(|_| Connection::open(&server.url).unwrap()).collect();
     for connection in &mut kept {
         assert_eq!(live(connection).unwrap().status, 200);
@@ -196,6 +195,10 @@ fn an_answer_has_its_requests_id() {
 /// The body of a call whose answer is larger than what the kernel holds of it.
 pub(crate) fn large_call() -> String {
     format!(r#"{{"x": [{}]}}"#, vec!["1"; 2_000_000].join(","))
+}
+
+fn live(connection: &mut Connection) -> io::Result<raw::Answer> {
+    connection.call("GET", "/v2/health/live", &[], b"")
 }
 
 fn connect(server: &Server) -> TcpStream {
