@@ -25,6 +25,8 @@ const UPLOAD_BYTES_PER_SECOND: u64 = 8 << 10;
 const LARGEST_AT_ONCE: usize = 2;
 /// From this size on, a body needs a share of the memory for all, and work on it goes to a thread of its own.
 const LARGE_BYTES: usize = 64 << 10;
+/// How many bytes are copied, which some of a body's tensors may have to be, in the time that one of text is read.
+const COPY_SPEEDUP: usize = 32;
 /// No type of number needs more.
 const ALIGNMENT: usize = 16;
 
@@ -41,7 +43,7 @@ pub(crate) struct Bodies {
 pub(super) struct Held {
     bytes: Bytes,
     share: Share,
-    is_packed: bool,
+    work_bytes: usize,
 }
 
 /// A part of the budget of all bodies. The first [`LARGE_BYTES`] need none, so that large calls, however slow, never keep
@@ -93,10 +95,10 @@ impl Bodies {
         let mut share = self.share();
         let mut pieces = Paced::start(body, self.timeout, BODY_BYTES_PER_SECOND);
         let Some(first) = self.next_piece(&mut pieces, &mut share).await? else {
-            return Ok(Held { bytes: Bytes::new(), share, is_packed: false });
+            return Ok(Held::new(Bytes::new(), share));
         };
         if first.len() == announced && aligned == 0 {
-            return Ok(Held { bytes: first, share, is_packed: false });
+            return Ok(Held::new(first, share));
         }
         // Memory of the system's begins at a multiple of its own alignment; the padding moves the place to one.
         let padding = aligned.next_multiple_of(ALIGNMENT) - aligned;
@@ -106,7 +108,7 @@ impl Bodies {
         while let Some(piece) = self.next_piece(&mut pieces, &mut share).await? {
             bytes.extend_from_slice(&piece);
         }
-        Ok(Held { bytes: Bytes::from(bytes).slice(padding..), share, is_packed: false })
+        Ok(Held::new(Bytes::from(bytes).slice(padding..), share))
     }
 
     /// The next piece of a body, and its share of the budget.
@@ -176,14 +178,23 @@ impl Share {
 }
 
 impl Held {
+    fn new(bytes: Bytes, share: Share) -> Held {
+        Held { work_bytes: bytes.len(), bytes, share }
+    }
+
     /// The same body, of which it is known that it becomes larger.
     pub(super) fn packed(self) -> Held {
-        Held { is_packed: true, ..self }
+        Held { work_bytes: usize::MAX, ..self }
+    }
+
+    /// The same body, of which only the first bytes are to be read, while the others are used as they are.
+    pub(super) fn used_from(self, read: usize) -> Held {
+        Held { work_bytes: read.saturating_add(self.bytes.len() / COPY_SPEEDUP), ..self }
     }
 
     /// How much work its bytes are.
     pub(super) fn work_bytes(&self) -> usize {
-        if self.is_packed { usize::MAX } else { self.bytes.len() }
+        self.work_bytes
     }
 
     /// Lets the bytes go and keeps their share of the memory.

@@ -13,7 +13,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use wattle_core::{Name, Signature, TensorSpec};
+use wattle_core::{Datatype, Name, Signature, TensorSpec};
 use wattle_engine::{Data, Tensor};
 use wattle_serve::{
     Call, Context, Prediction, Replica,
@@ -67,7 +67,13 @@ async fn infer_by(
     body: Body,
 ) -> Result<(Response, Phases)> {
     let json_length = json_length(headers)?;
-    let body = app.bodies.read_aligned(body, json_length.unwrap_or(0)).await?;
+    let mut body = app.bodies.read_aligned(body, json_length.unwrap_or(0)).await?;
+    let has_texts = replica.signature().inputs.iter().any(|spec| spec.datatype == Datatype::Bytes);
+    if let Some(json_length) = json_length
+        && !has_texts
+    {
+        body = body.used_from(json_length);
+    }
     answer(app, Arc::clone(replica), context, body, move |call, body| read(call, body, json_length), write).await
 }
 
