@@ -339,10 +339,10 @@ async fn answer_all(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) {
     let Some(inputs) = join(&calls) else { return answer_each(served, loaded, calls).await };
     let batch = begun.elapsed();
     let started = Instant::now();
-    let _computing = served.computing(calls.len());
+    let computing = served.computing(calls.len());
     let result = loaded.engine.run(&inputs).await;
     let compute = started.elapsed();
-    drop(inputs);
+    drop((computing, inputs));
     // One bad call must not fail the others: on its own each gets what it deserves.
     let Ok(mut computed) = result else { return answer_each(served, loaded, calls).await };
     let Some(parts) = part(&computed.outputs, &rows) else {

@@ -14,7 +14,7 @@ use crate::{
     process,
     raw::{self, Connection},
     slow::deploy_slow_model,
-    support::{PATIENCE, Server, wait_for},
+    support::{Answer, PATIENCE, Server, wait_for},
 };
 
 #[test]
@@ -197,7 +197,7 @@ pub(crate) fn large_call() -> String {
     format!(r#"{{"x": [{}]}}"#, vec!["1"; 2_000_000].join(","))
 }
 
-fn live(connection: &mut Connection) -> io::Result<raw::Answer> {
+fn live(connection: &mut Connection) -> io::Result<Answer> {
     connection.call("GET", "/v2/health/live", &[], b"")
 }
 
