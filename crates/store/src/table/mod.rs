@@ -151,9 +151,8 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>, refusal: impl FnOn
 fn parquet_error(error: ParquetError, refusal: impl FnOnce(&str) -> Error) -> Error {
     let ParquetError::External(inner) = error else { return refusal(&error.to_string()) };
     match inner.downcast::<io::Error>() {
-        Ok(error) if !matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => {
-            (*error).into()
-        }
+        // Decoders of the file's codings use the same type of error, of any kind, but no number of the system's.
+        Ok(error) if error.raw_os_error().is_some() => (*error).into(),
         Ok(error) => refusal(&error.to_string()),
         Err(error) => refusal(&error.to_string()),
     }
