@@ -2,6 +2,7 @@
 
 mod data;
 mod error;
+pub mod gguf;
 pub mod memory;
 pub mod onnx;
 pub mod tensor;
