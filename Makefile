@@ -57,6 +57,7 @@ setup: setup-build setup-test ## Install what the build and the tests need
 setup-build:
 	$(step) "setup" scripts/setup.sh
 	$(step) "onnxruntime" scripts/onnxruntime.sh
+	$(step) "what compiles llama.cpp" scripts/llama.sh
 
 setup-test: setup-build
 	$(step) "rustfmt and clippy" scripts/setup.sh test

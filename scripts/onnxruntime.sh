@@ -34,19 +34,9 @@ mkdir -p "$folder"
 work="$(mktemp -d "$folder/.fetch.XXXXXX")"
 trap 'rm -rf "$work"' EXIT
 
-# Debian's Python comes without pip; a throw-away virtual environment brings its own.
-if python3 -m pip --version >/dev/null 2>&1; then
-  pip=(python3 -m pip)
-else
-  python3 -m venv "$work/venv"
-  pip=("$work/venv/bin/python" -m pip)
-fi
-
 echo "onnxruntime: fetching $version ($platform) from PyPI"
-echo "onnxruntime==$version --hash=sha256:$sha256" >"$work/requirements.txt"
-"${pip[@]}" download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \
-  --implementation cp --python-version "$python_version" --abi "cp${python_version/./}" --platform "$platform" \
-  --requirement "$work/requirements.txt" --dest "$work/wheel"
+"$(dirname "$0")/wheel.sh" "$work" "onnxruntime==$version" "$sha256" \
+  --implementation cp --python-version "$python_version" --abi "cp${python_version/./}" --platform "$platform"
 
 python3 - "$work"/wheel/*.whl "onnxruntime/capi/libonnxruntime.so.$version" "$work/libonnxruntime.so" <<'PYTHON'
 import os

@@ -28,6 +28,11 @@ compiles() {
   echo 'int main(void) { return 0; }' | cc -include stdio.h -x c -o /dev/null - 2>/dev/null
 }
 
+# llama.cpp is C++.
+compiles_cpp() {
+  echo 'int main() { return 0; }' | c++ -include vector -x c++ -o /dev/null - 2>/dev/null
+}
+
 # Debian splits venv's other half, ensurepip, from Python.
 makes_environments() {
   python3 -c 'import ensurepip, venv' 2>/dev/null
@@ -35,6 +40,7 @@ makes_environments() {
 
 packages=()
 compiles || packages+=(gcc libc6-dev)
+compiles_cpp || packages+=(g++)
 command -v python3 >/dev/null || packages+=(python3)
 makes_environments || packages+=(python3-venv)
 if [ "${1:-}" = test ] && ! command -v curl >/dev/null; then
@@ -63,6 +69,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
   fi
   rm -f "$log"
   compiles || fail "cc still compiles nothing; install gcc and libc6-dev"
+  compiles_cpp || fail "c++ still compiles nothing; install g++"
   makes_environments || fail "$(command -v python3) still lacks venv and ensurepip; put a Python 3 that has them first on PATH"
 fi
 
