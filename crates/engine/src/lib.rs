@@ -3,6 +3,8 @@
 mod data;
 mod error;
 pub mod gguf;
+#[cfg(feature = "llama")]
+pub mod llama;
 pub mod memory;
 pub mod onnx;
 pub mod tensor;

@@ -66,6 +66,12 @@ pub trait TokenEngine: Send {
     /// What the engine holds at most.
     fn limits(&self) -> Limits;
 
+    /// Whether sequences can be forked and truncated at every length. Models with recurrent layers keep a state of all
+    /// tokens so far, which is forked whole or not at all: [`TokenEngine::fork`] leaves `to` empty then.
+    fn cuts_anywhere(&self) -> bool {
+        true
+    }
+
     /// Computes a batch and appends its tokens to their sequences. A sequence appears in one chunk at most, and the
     /// caller keeps the batch within [`TokenEngine::limits`]. `logits` is overwritten.
     ///
@@ -124,6 +130,11 @@ pub trait Vocabulary: Send + Sync {
 
     /// The token that the model expects first, if it does.
     fn beginning(&self) -> Option<Token>;
+
+    /// The token that the model expects last of a text to embed, if it does (BERT's `[SEP]`).
+    fn ending(&self) -> Option<Token> {
+        None
+    }
 
     /// Whether the model ends its answer (or its turn) with this token.
     fn is_end(&self, token: Token) -> bool;

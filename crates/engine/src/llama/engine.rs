@@ -1,0 +1,324 @@
+use std::{path::Path, sync::Arc};
+
+use super::{
+    Footprint, LlamaVocabulary, MAX_SEQUENCES, Settings,
+    embed::Embedder,
+    native::{Batch, Context, Model, Ran, Shape, Threads, version},
+    saved::{self, Owner},
+};
+use crate::{
+    Error, Result,
+    tokens::{Chunk, Limits, Logits, SequenceId, Token, TokenEngine, Vocabulary as _},
+};
+
+/// Tokens that go through the layers at once, of a larger batch: what is between layers takes memory for each.
+const STEP_TOKENS: u32 = 512;
+
+/// A model that llama.cpp computes.
+#[derive(Debug)]
+pub struct LlamaEngine {
+    /// `None` if the model only embeds.
+    generator: Option<Generator>,
+    /// `None` if the model pools nothing.
+    embedder: Option<Embedder>,
+    vocabulary: LlamaVocabulary,
+    limits: Limits,
+    footprint: Footprint,
+    owner: Owner,
+}
+
+/// The sequences that grow token by token.
+#[derive(Debug)]
+struct Generator {
+    context: Context,
+    batch: Batch,
+    /// Tokens of each sequence.
+    lengths: Vec<u32>,
+}
+
+impl LlamaEngine {
+    /// Maps a model into memory and makes room for its sequences.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file is not there; [`Error::InvalidModel`] if it is no model that llama.cpp knows;
+    /// [`Error::InvalidInput`] for settings that cannot be; [`Error::Run`] if there is too little memory.
+    pub fn load(path: &Path, settings: &Settings) -> Result<LlamaEngine> {
+        check(settings)?;
+        let (model, heard) = Model::load(path, false)?;
+        if model.has_encoder() {
+            return Err(Error::InvalidModel(
+                "the model has an encoder and a decoder, and only models of one of them are served".into(),
+            ));
+        }
+        let mut footprint = Footprint::default();
+        footprint.add(&heard);
+        let model = Arc::new(model);
+        let vocabulary = LlamaVocabulary::of(model.clone())?;
+        let threads = Arc::new(Threads::start(settings.threads)?);
+        let embedder = Embedder::new(&model, &threads, settings, vocabulary.len(), &mut footprint)?;
+        let generates = settings.sequences > 0 && !embedder.as_ref().is_some_and(Embedder::is_alone);
+        let generator = generates.then(|| Generator::new(&model, &threads, settings, &mut footprint)).transpose()?;
+        let limits = limits(&model, vocabulary.len(), generator.as_ref(), embedder.as_ref());
+        let owner = Owner::new(&[&settings.identity, &version(), "f16 cells"]);
+        Ok(LlamaEngine { generator, embedder, vocabulary, limits, footprint, owner })
+    }
+
+    /// The model's words, for whoever reads and writes texts on other threads. They keep the model's file mapped.
+    pub fn vocabulary(&self) -> LlamaVocabulary {
+        self.vocabulary.clone()
+    }
+
+    /// The memory that it takes.
+    pub fn footprint(&self) -> Footprint {
+        self.footprint
+    }
+
+    fn generator(&mut self) -> Result<&mut Generator> {
+        self.generator
+            .as_mut()
+            .ok_or_else(|| Error::InvalidInput("the model was loaded for embeddings, and generates no text".into()))
+    }
+}
+
+impl TokenEngine for LlamaEngine {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn cuts_anywhere(&self) -> bool {
+        self.generator.as_ref().is_none_or(|generator| !generator.context.model().is_recurrent())
+    }
+
+    fn decode(&mut self, batch: &[Chunk<'_>], logits: &mut Logits) -> Result<()> {
+        let limits = self.limits;
+        self.generator()?.decode(batch, &limits, logits)
+    }
+
+    fn fork(&mut self, from: SequenceId, to: SequenceId, tokens: u32) {
+        if let Some(generator) = &mut self.generator {
+            generator.fork(from, to, tokens);
+        }
+    }
+
+    fn truncate(&mut self, sequence: SequenceId, tokens: u32) -> bool {
+        self.generator.as_mut().is_none_or(|generator| generator.truncate(sequence, tokens))
+    }
+
+    fn save(&mut self, sequence: SequenceId) -> Result<Vec<u8>> {
+        let owner = self.owner;
+        self.generator()?.save(sequence, owner)
+    }
+
+    fn restore(&mut self, sequence: SequenceId, saved: &[u8]) -> Result<()> {
+        let owner = self.owner;
+        self.generator()?.restore(sequence, saved, owner)
+    }
+
+    fn embed(&mut self, texts: &[&[Token]]) -> Result<Vec<f32>> {
+        self.embedder
+            .as_mut()
+            .ok_or_else(|| Error::InvalidInput("the model pools nothing, and gives no embeddings".into()))?
+            .embed(texts)
+    }
+}
+
+impl Generator {
+    fn new(
+        model: &Arc<Model>,
+        threads: &Arc<Threads>,
+        settings: &Settings,
+        footprint: &mut Footprint,
+    ) -> Result<Generator> {
+        let shape = Shape {
+            sequences: settings.sequences,
+            cells: settings.cells,
+            batch_tokens: settings.batch_tokens,
+            step_tokens: settings.batch_tokens.min(STEP_TOKENS),
+            rows: settings.rows,
+            embeddings: false,
+        };
+        let (context, heard) = Context::new(model, threads, shape)?;
+        if !context.has_memory() {
+            return Err(Error::InvalidModel(
+                "the model reads texts without generating any, and its file does not say how to pool embeddings".into(),
+            ));
+        }
+        footprint.add(&heard);
+        let lengths = vec![0; settings.sequences as usize];
+        Ok(Generator { context, batch: Batch::default(), lengths })
+    }
+
+    fn decode(&mut self, chunks: &[Chunk<'_>], limits: &Limits, logits: &mut Logits) -> Result<()> {
+        logits.values.clear();
+        self.fill(chunks, limits)?;
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let (ran, heard) = self.context.decode(&mut self.batch);
+        match ran {
+            Ran::Well => {}
+            Ran::NoRoom => {
+                return Err(Error::Run(
+                    "too few cells are free for the batch; free sequences or load more cells".into(),
+                ));
+            }
+            Ran::Refused | Ran::Failed => {
+                // How much of it was computed is not said.
+                for chunk in chunks {
+                    self.truncate(chunk.sequence, 0);
+                }
+                let reason = heard.reason("llama.cpp does not say why");
+                return Err(Error::Run(format!("the batch cannot be computed: {reason}")));
+            }
+        }
+        let mut end = 0;
+        for chunk in chunks {
+            self.lengths[chunk.sequence.0 as usize] += chunk.tokens.len() as u32;
+            end += chunk.tokens.len();
+            for token in end - chunk.logits as usize..end {
+                let row = self.context.logits(token, limits.vocabulary);
+                let row = row.ok_or_else(|| Error::Run("llama.cpp gave no logits where they were wanted".into()))?;
+                logits.values.extend_from_slice(row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a batch of the chunks. llama.cpp ends the process if there are too many tokens, and computes something else than
+    /// was asked if sequences do not go on where they ended.
+    fn fill(&mut self, chunks: &[Chunk<'_>], limits: &Limits) -> Result<()> {
+        let refuse = |why: String| Err(Error::InvalidInput(why));
+        self.batch.clear();
+        let all: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+        if all > limits.batch_tokens as usize {
+            return refuse(format!("the batch has {all} tokens, and {} is the most", limits.batch_tokens));
+        }
+        let mut seen = vec![false; self.lengths.len()];
+        for chunk in chunks {
+            let Chunk { sequence: SequenceId(sequence), start, tokens, logits } = *chunk;
+            let Some(length) = self.lengths.get(sequence as usize).copied() else {
+                return refuse(format!("there is no sequence {sequence}, but {} of them", self.lengths.len()));
+            };
+            if std::mem::replace(&mut seen[sequence as usize], true) {
+                return refuse(format!("the sequence {sequence} is twice in the batch"));
+            }
+            if start != length {
+                return refuse(format!("the sequence {sequence} has {length} tokens, and cannot go on at {start}"));
+            }
+            let count = tokens.len();
+            if count == 0 || logits as usize > count {
+                return refuse(format!("{logits} rows of logits are wanted of {count} tokens"));
+            }
+            if count > (limits.context_tokens - length) as usize {
+                let most = limits.context_tokens;
+                return refuse(format!(
+                    "the sequence {sequence} would have more than {most} tokens, which is the most"
+                ));
+            }
+            if let Some(token) = tokens.iter().find(|token| **token >= limits.vocabulary) {
+                return refuse(format!("the sequence {sequence} has the token {token}, which there is not"));
+            }
+            let wanted_from = count - logits as usize;
+            for (index, token) in tokens.iter().enumerate() {
+                self.batch.push(*token, start + index as u32, sequence, index >= wanted_from);
+            }
+        }
+        Ok(())
+    }
+
+    fn fork(&mut self, from: SequenceId, to: SequenceId, tokens: u32) {
+        let length = self.length(from);
+        let tokens = tokens.min(length);
+        self.truncate(to, 0);
+        // A state of all tokens is none of fewer.
+        if tokens == 0 || (tokens < length && self.context.model().is_recurrent()) || from == to {
+            return;
+        }
+        self.context.fork(from.0, to.0, tokens);
+        self.lengths[to.0 as usize] = tokens;
+    }
+
+    fn truncate(&mut self, sequence: SequenceId, tokens: u32) -> bool {
+        if tokens >= self.length(sequence) {
+            return true;
+        }
+        let cut = self.context.cut(sequence.0, tokens);
+        if !cut {
+            self.context.cut(sequence.0, 0);
+        }
+        self.lengths[sequence.0 as usize] = if cut { tokens } else { 0 };
+        cut
+    }
+
+    fn save(&mut self, sequence: SequenceId, owner: Owner) -> Result<Vec<u8>> {
+        let length = self.length(sequence);
+        let window = self.context.model().window_tokens();
+        // llama.cpp leaves out what no window sees any more, so that what is restored could not be cut.
+        if window > 0 && length > window {
+            return Err(Error::Run(format!(
+                "a sequence of {length} tokens cannot be saved, since the model's layers look back {window} tokens only"
+            )));
+        }
+        let mut bytes = saved::begin();
+        let (whole, heard) = self.context.save(sequence.0, &mut bytes);
+        if !whole {
+            let reason = heard.reason("llama.cpp does not say why");
+            return Err(Error::Run(format!("the sequence cannot be saved: {reason}")));
+        }
+        saved::seal(&mut bytes, owner, length);
+        Ok(bytes)
+    }
+
+    fn restore(&mut self, sequence: SequenceId, bytes: &[u8], owner: Owner) -> Result<()> {
+        self.truncate(sequence, 0);
+        let (tokens, payload) = saved::open(bytes, owner)?;
+        let (whole, heard) = self.context.restore(sequence.0, payload);
+        if !whole || self.context.length(sequence.0) != tokens {
+            self.context.cut(sequence.0, 0);
+            let reason = heard.reason("llama.cpp does not say why");
+            return Err(Error::Run(format!("the sequence cannot be restored, or too few cells are free: {reason}")));
+        }
+        self.lengths[sequence.0 as usize] = tokens;
+        Ok(())
+    }
+
+    /// # Panics
+    /// If there is no such sequence: whoever calls hands out those that there are.
+    fn length(&self, sequence: SequenceId) -> u32 {
+        self.lengths[sequence.0 as usize]
+    }
+}
+
+/// What of the settings would make llama.cpp fail without a reason, or end the process.
+fn check(settings: &Settings) -> Result<()> {
+    let refuse = |why: String| Err(Error::InvalidInput(why));
+    let Settings { sequences, cells, batch_tokens, .. } = *settings;
+    if sequences > MAX_SEQUENCES {
+        return refuse(format!("{sequences} sequences are too many; {MAX_SEQUENCES} is the most"));
+    }
+    if batch_tokens == 0 || batch_tokens > 1 << 20 {
+        return refuse(format!("batches of {batch_tokens} tokens cannot be; choose from 1 to 1048576"));
+    }
+    if sequences > 0 && (cells == 0 || cells > 1 << 28) {
+        return refuse(format!("{cells} cells cannot be; choose from 1 to 268435456"));
+    }
+    Ok(())
+}
+
+fn limits(model: &Model, vocabulary: u32, generator: Option<&Generator>, embedder: Option<&Embedder>) -> Limits {
+    let cells = generator.map_or(0, |generator| generator.context.cells());
+    let batch_tokens = generator.map(|generator| generator.context.batch_tokens());
+    let embedded_tokens = embedder.map(|embedder| embedder.batch_tokens);
+    Limits {
+        sequences: generator.map_or(0, |generator| generator.lengths.len() as u32),
+        cells,
+        context_tokens: match (generator, embedder) {
+            (Some(_), _) => model.context_tokens().min(cells),
+            (None, Some(embedder)) => embedder.text_tokens,
+            (None, None) => 0,
+        },
+        batch_tokens: batch_tokens.into_iter().chain(embedded_tokens).min().unwrap_or(0),
+        vocabulary,
+        embedding: embedder.map_or(0, |embedder| embedder.width),
+    }
+}
