@@ -71,14 +71,16 @@ if [ -e "$config" ] && [ "$(head -n 1 "$config")" != "$first_line" ]; then
   exit 1
 fi
 # The wheel has no headers of clang's own, such as stddef.h; those of gcc do for bindings. Without a profile llama.cpp
-# would have debug information in debug builds, five times the bytes; it is always optimised.
+# would have debug information in debug builds, five times the bytes; it is always optimised. Of all that CMake is told, the
+# crate looks for changes in variables of its own and of GGML's only, so that a changed file has to be named in one.
 wanted="$first_line
 [env]
 CMAKE = \"$tools/bin/cmake\"
-CMAKE_PROJECT_TOP_LEVEL_INCLUDES = { value = \"scripts/llama.cmake\", relative = true }
+CMAKE_PROJECT_INCLUDE = { value = \"scripts/llama.cmake\", relative = true }
 LIBCLANG_PATH = \"$tools/lib\"
 BINDGEN_EXTRA_CLANG_ARGS = \"-isystem $(cc -print-file-name=include)\"
-LLAMA_LIB_PROFILE = \"Release\""
+LLAMA_LIB_PROFILE = \"Release\"
+GGML_WATTLE = \"$(sha256sum "$scripts/llama.cmake" | cut -c 1-12)\""
 if [ "$(cat "$config" 2>/dev/null)" != "$wanted" ]; then
   mkdir -p "$(dirname "$config")"
   echo "$wanted" >"$config.$$"

@@ -42,7 +42,8 @@ impl Embedder {
             batch_tokens: settings.batch_tokens,
             // A text is pooled over the tokens that go through the layers together.
             step_tokens: settings.batch_tokens,
-            rows: TEXTS,
+            // llama.cpp counts every token that is pooled.
+            rows: settings.batch_tokens.max(TEXTS),
             embeddings: true,
         };
         let (context, heard) = Context::new(model, threads, shape)?;

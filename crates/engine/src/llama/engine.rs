@@ -34,6 +34,8 @@ struct Generator {
     batch: Batch,
     /// Tokens of each sequence.
     lengths: Vec<u32>,
+    /// Rows of logits that llama.cpp computes at once.
+    rows: u32,
 }
 
 impl LlamaEngine {
@@ -145,50 +147,79 @@ impl Generator {
         }
         footprint.add(&heard);
         let lengths = vec![0; settings.sequences as usize];
-        Ok(Generator { context, batch: Batch::default(), lengths })
+        Ok(Generator { context, batch: Batch::default(), lengths, rows: settings.rows })
     }
 
     fn decode(&mut self, chunks: &[Chunk<'_>], limits: &Limits, logits: &mut Logits) -> Result<()> {
         logits.values.clear();
-        self.fill(chunks, limits)?;
-        if chunks.is_empty() {
-            return Ok(());
-        }
-        let (ran, heard) = self.context.decode(&mut self.batch);
-        match ran {
-            Ran::Well => {}
-            Ran::NoRoom => {
-                return Err(Error::Run(
-                    "too few cells are free for the batch; free sequences or load more cells".into(),
-                ));
+        self.check(chunks, limits)?;
+        let mut parts = 0;
+        match self.compute(chunks, limits.vocabulary, logits, &mut parts) {
+            Ok(()) => {
+                for chunk in chunks {
+                    self.lengths[chunk.sequence.0 as usize] += chunk.tokens.len() as u32;
+                }
+                Ok(())
             }
-            Ran::Refused | Ran::Failed => {
+            Err((Ran::NoRoom, _)) if parts == 0 => {
+                Err(Error::Run("too few cells are free for the batch; free sequences or load more cells".into()))
+            }
+            Err((_, reason)) => {
                 // How much of it was computed is not said.
                 for chunk in chunks {
-                    self.truncate(chunk.sequence, 0);
+                    self.context.cut(chunk.sequence.0, 0);
+                    self.lengths[chunk.sequence.0 as usize] = 0;
                 }
-                let reason = heard.reason("llama.cpp does not say why");
-                return Err(Error::Run(format!("the batch cannot be computed: {reason}")));
+                Err(Error::Run(format!("the batch cannot be computed: {reason}")))
             }
         }
-        let mut end = 0;
+    }
+
+    /// Computes chunks that were checked, in as many parts as the wanted rows need; `parts` counts those that were computed.
+    fn compute(
+        &mut self,
+        chunks: &[Chunk<'_>],
+        vocabulary: u32,
+        logits: &mut Logits,
+        parts: &mut u32,
+    ) -> Result<(), (Ran, String)> {
+        self.batch.clear();
+        let mut rows = 0;
         for chunk in chunks {
-            self.lengths[chunk.sequence.0 as usize] += chunk.tokens.len() as u32;
-            end += chunk.tokens.len();
-            for token in end - chunk.logits as usize..end {
-                let row = self.context.logits(token, limits.vocabulary);
-                let row = row.ok_or_else(|| Error::Run("llama.cpp gave no logits where they were wanted".into()))?;
-                logits.values.extend_from_slice(row);
+            let wanted_from = chunk.tokens.len() - chunk.logits as usize;
+            for (index, token) in chunk.tokens.iter().enumerate() {
+                let wanted = index >= wanted_from;
+                if wanted && rows == self.rows {
+                    self.run(vocabulary, logits)?;
+                    *parts += 1;
+                    rows = 0;
+                }
+                rows += u32::from(wanted);
+                self.batch.push(*token, chunk.start + index as u32, chunk.sequence.0, wanted);
             }
         }
+        if self.batch.is_empty() { Ok(()) } else { self.run(vocabulary, logits) }
+    }
+
+    /// Computes the batch, appends the wanted rows, and leaves it empty.
+    fn run(&mut self, vocabulary: u32, logits: &mut Logits) -> Result<(), (Ran, String)> {
+        let (ran, heard) = self.context.decode(&mut self.batch);
+        if ran != Ran::Well {
+            return Err((ran, heard.reason("llama.cpp does not say why")));
+        }
+        for token in self.batch.wanted() {
+            let row = self.context.logits(token, vocabulary);
+            let row = row.ok_or_else(|| (Ran::Failed, "there are no logits where they were wanted".to_owned()))?;
+            logits.values.extend_from_slice(row);
+        }
+        self.batch.clear();
         Ok(())
     }
 
-    /// Makes a batch of the chunks. llama.cpp ends the process if there are too many tokens, and computes something else than
-    /// was asked if sequences do not go on where they ended.
-    fn fill(&mut self, chunks: &[Chunk<'_>], limits: &Limits) -> Result<()> {
+    /// llama.cpp ends the process if there are too many tokens, and computes something else than was asked if sequences do
+    /// not go on where they ended.
+    fn check(&self, chunks: &[Chunk<'_>], limits: &Limits) -> Result<()> {
         let refuse = |why: String| Err(Error::InvalidInput(why));
-        self.batch.clear();
         let all: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
         if all > limits.batch_tokens as usize {
             return refuse(format!("the batch has {all} tokens, and {} is the most", limits.batch_tokens));
@@ -217,10 +248,6 @@ impl Generator {
             }
             if let Some(token) = tokens.iter().find(|token| **token >= limits.vocabulary) {
                 return refuse(format!("the sequence {sequence} has the token {token}, which there is not"));
-            }
-            let wanted_from = count - logits as usize;
-            for (index, token) in tokens.iter().enumerate() {
-                self.batch.push(*token, start + index as u32, sequence, index >= wanted_from);
             }
         }
         Ok(())
@@ -292,12 +319,15 @@ impl Generator {
 /// What of the settings would make llama.cpp fail without a reason, or end the process.
 fn check(settings: &Settings) -> Result<()> {
     let refuse = |why: String| Err(Error::InvalidInput(why));
-    let Settings { sequences, cells, batch_tokens, .. } = *settings;
+    let Settings { sequences, cells, batch_tokens, rows, .. } = *settings;
     if sequences > MAX_SEQUENCES {
         return refuse(format!("{sequences} sequences are too many; {MAX_SEQUENCES} is the most"));
     }
     if batch_tokens == 0 || batch_tokens > 1 << 20 {
         return refuse(format!("batches of {batch_tokens} tokens cannot be; choose from 1 to 1048576"));
+    }
+    if sequences > rows {
+        return refuse(format!("{rows} rows of logits are fewer than the {sequences} sequences"));
     }
     if sequences > 0 && (cells == 0 || cells > 1 << 28) {
         return refuse(format!("{cells} cells cannot be; choose from 1 to 268435456"));

@@ -97,6 +97,9 @@ unsafe extern "C" fn write_last_words(text: *const c_char) {
     // SAFETY: as above.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     tracing::error!(target: "llama.cpp", "llama.cpp ends this process: {text}");
+    if !tracing::enabled!(target: "llama.cpp", tracing::Level::ERROR) {
+        eprintln!("llama.cpp ends this process: {text}");
+    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ pub struct Settings {
     pub cells: u32,
     /// Tokens that one batch may have, and one text that is embedded.
     pub batch_tokens: u32,
-    /// Rows of logits that a batch usually wants: memory is taken for so many at once, and for more when they are wanted.
+    /// Rows of logits that are computed at once, at least one for each sequence: memory is reserved for so many. A batch that
+    /// wants more is computed in parts.
     pub rows: u32,
     /// Threads that compute, the caller's among them.
     pub threads: NonZeroU32,

@@ -57,7 +57,7 @@ pub(super) struct Shape {
     pub(super) batch_tokens: u32,
     /// Tokens that go through the layers at once.
     pub(super) step_tokens: u32,
-    /// Rows of logits to reserve memory for.
+    /// Rows of logits that one batch may want; no fewer than sequences, or llama.cpp ends the process.
     pub(super) rows: u32,
     /// Whether it computes embeddings, pooled as the model says, instead of logits.
     pub(super) embeddings: bool,
@@ -254,7 +254,8 @@ impl Context {
         matches!(pooling, sys::LLAMA_POOLING_TYPE_MEAN | sys::LLAMA_POOLING_TYPE_CLS | sys::LLAMA_POOLING_TYPE_LAST)
     }
 
-    /// Computes a batch of at most [`Context::batch_tokens`] tokens of the vocabulary, in sequences that there are.
+    /// Computes a batch of at most [`Context::batch_tokens`] tokens of the vocabulary, in sequences that there are, which wants
+    /// no more rows than the context was made for.
     pub(super) fn decode(&mut self, batch: &mut Batch) -> (Ran, log::Heard) {
         let count = batch.tokens.len();
         let mut sequences: Vec<*mut sys::llama_seq_id> = batch.sequences.iter_mut().map(ptr::from_mut).collect();
@@ -365,6 +366,15 @@ impl Batch {
         self.positions.clear();
         self.sequences.clear();
         self.wanted.clear();
+    }
+
+    /// Which tokens want their logits, by their numbers in the batch.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = usize> + '_ {
+        self.wanted.iter().enumerate().filter(|(_, wanted)| **wanted != 0).map(|(index, _)| index)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
     }
 
     pub(super) fn push(&mut self, token: u32, position: u32, sequence: u32, wanted: bool) {
