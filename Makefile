@@ -61,4 +61,5 @@ setup-build:
 
 setup-test: setup-build
 	$(step) "rustfmt and clippy" scripts/setup.sh test
+	$(step) "a model of embeddings" scripts/minilm.sh
 	$(step) "tools" scripts/tools.sh cargo-deny cargo-machete cargo-nextest

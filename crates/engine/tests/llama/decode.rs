@@ -128,9 +128,9 @@ fn a_truncated_sequence_goes_on_as_if_the_rest_had_never_been() {
 
 #[test]
 fn greedy_answers_are_the_same_alone_and_in_a_batch_of_eight_with_shared_prefixes() {
-    const ANSWER: usize = 32;
+    const ANSWER: usize = 24;
     let (mut engine, _folder) = small();
-    let mut random = Random(11);
+    let mut random = Random(40);
     let shared = random.tokens(200);
     let texts: Vec<Vec<Token>> = (0..8).map(|_| shared.iter().copied().chain(random.tokens(3)).collect()).collect();
     // Alone, nothing is shared. Where rounding might decide, a text proves nothing.
@@ -148,7 +148,7 @@ fn greedy_answers_are_the_same_alone_and_in_a_batch_of_eight_with_shared_prefixe
         engine.free(SequenceId(15));
         expected.push(answer);
     }
-    assert!(closest > TOLERANCE / 10.0, "two tokens are {closest} apart; choose another seed");
+    assert!(closest > TOLERANCE / 2.0, "two tokens are {closest} apart; choose another seed");
     // Together, the prefix is computed once.
     step(&mut engine, 0, 0, &shared);
     for other in 1..8 {

@@ -1,4 +1,4 @@
-use std::{num::NonZeroU32, path::Path};
+use std::{num::NonZeroU32, path::Path, sync::LazyLock};
 
 use proptest::prelude::*;
 use wattle_engine::{
@@ -41,11 +41,11 @@ fn special_tokens_are_tokens_where_they_are_asked_for_and_text_where_not() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn the_bytes_of_a_texts_tokens_are_the_text(texts in prop::collection::vec(any::<String>(), 20)) {
-        let (engine, _folder) = small();
-        let vocabulary = engine.vocabulary();
+        static VOCABULARY: LazyLock<LlamaVocabulary> = LazyLock::new(|| small().0.vocabulary());
+        let vocabulary = &*VOCABULARY;
         for text in texts {
             let bytes: Vec<u8> = vocabulary.encode(&text, false).into_iter().flat_map(|token| vocabulary.bytes(token, false)).collect();
             prop_assert_eq!(bytes, text.into_bytes());
