@@ -66,8 +66,9 @@ pub trait TokenEngine: Send {
     /// What the engine holds at most.
     fn limits(&self) -> Limits;
 
-    /// Whether sequences can be forked and truncated at every length. Models with recurrent layers keep a state of all
-    /// tokens so far, which is forked whole or not at all: [`TokenEngine::fork`] leaves `to` empty then.
+    /// Whether sequences can be forked and truncated at every length. Recurrent layers keep a state of all tokens so far,
+    /// and layers with a window may have lost what it no longer shows; where such a model's sequence cannot be forked,
+    /// [`TokenEngine::fork`] leaves `to` empty. The whole of a sequence can always be forked.
     fn cuts_anywhere(&self) -> bool {
         true
     }

@@ -88,7 +88,10 @@ impl TokenEngine for LlamaEngine {
     }
 
     fn cuts_anywhere(&self) -> bool {
-        self.generator.as_ref().is_none_or(|generator| !generator.context.model().is_recurrent())
+        self.generator.as_ref().is_none_or(|generator| {
+            let model = generator.context.model();
+            !model.is_recurrent() && model.window_tokens() == 0
+        })
     }
 
     fn decode(&mut self, batch: &[Chunk<'_>], logits: &mut Logits) -> Result<()> {
@@ -256,9 +259,11 @@ impl Generator {
     fn fork(&mut self, from: SequenceId, to: SequenceId, tokens: u32) {
         let length = self.length(from);
         let tokens = tokens.min(length);
+        if from == to {
+            return;
+        }
         self.truncate(to, 0);
-        // A state of all tokens is none of fewer.
-        if tokens == 0 || (tokens < length && self.context.model().is_recurrent()) || from == to {
+        if tokens == 0 || (tokens < length && !self.cuts(from, tokens)) {
             return;
         }
         self.context.fork(from.0, to.0, tokens);
@@ -269,12 +274,19 @@ impl Generator {
         if tokens >= self.length(sequence) {
             return true;
         }
-        let cut = self.context.cut(sequence.0, tokens);
+        let cut = (tokens == 0 || self.cuts(sequence, tokens)) && self.context.cut(sequence.0, tokens);
         if !cut {
             self.context.cut(sequence.0, 0);
         }
         self.lengths[sequence.0 as usize] = if cut { tokens } else { 0 };
         cut
+    }
+
+    /// Whether the first tokens of a sequence are there by themselves, as if no others had followed.
+    fn cuts(&self, sequence: SequenceId, tokens: u32) -> bool {
+        let model = self.context.model();
+        // A state of all tokens is none of fewer; and llama.cpp may have reused cells that no window saw any more.
+        !model.is_recurrent() && self.context.first(sequence.0) <= tokens.saturating_sub(model.window_tokens())
     }
 
     fn save(&mut self, sequence: SequenceId, owner: Owner) -> Result<Vec<u8>> {

@@ -210,7 +210,7 @@ impl Context {
         }
         // All sequences share one store of cells, so that they can have cells in common.
         parameters.kv_unified = true;
-        // Windows are kept whole, so that sequences can be cut and forked anywhere.
+        // Layers with a window have as many cells as the others, so that sequences can be cut and forked far back.
         parameters.swa_full = true;
         parameters.no_perf = true;
         // SAFETY: the model lives, and is written to by nobody else since it is not shared before its contexts are there.
@@ -321,6 +321,13 @@ impl Context {
         // SAFETY: the context lives, and an empty sequence or a memory that is null give -1.
         let last = unsafe { sys::llama_memory_seq_pos_max(sys::llama_get_memory(self.raw()), sequence as i32) };
         last.saturating_add(1).max(0) as u32
+    }
+
+    /// The first token of which a sequence holds everything; 0 if it is empty.
+    pub(super) fn first(&self, sequence: u32) -> u32 {
+        // SAFETY: as above.
+        let first = unsafe { sys::llama_memory_seq_pos_min(sys::llama_get_memory(self.raw()), sequence as i32) };
+        first.max(0) as u32
     }
 
     /// Appends what a sequence holds to `out`; `false` if llama.cpp cannot say it.

@@ -6,6 +6,7 @@
 mod bert;
 mod decode;
 mod hostile;
+mod memories;
 mod models;
 mod saved;
 mod vocabulary;

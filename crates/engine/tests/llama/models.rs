@@ -90,6 +90,77 @@ impl Decoder {
     }
 }
 
+/// A decoder as Gemma 3's, of six layers, of which all but the last see a window of this many tokens.
+pub fn write_windowed(path: &Path, window_tokens: u32) {
+    let width = 64;
+    let number = |key: &str, value| (format!("gemma3.{key}"), Value::U32(value));
+    let mut metadata = vec![
+        ("general.architecture".to_owned(), Value::from("gemma3")),
+        number("context_length", 512),
+        number("embedding_length", width as u32),
+        number("block_count", 6),
+        number("feed_forward_length", 128),
+        number("attention.head_count", 4),
+        number("attention.head_count_kv", 2),
+        number("attention.key_length", 16),
+        number("attention.value_length", 16),
+        number("attention.sliding_window", window_tokens),
+        ("gemma3.attention.layer_norm_rms_epsilon".to_owned(), Value::F32(1e-6)),
+    ];
+    metadata.extend(byte_tokenizer());
+    let mut tensors = Decoder { layers: 6, ..Decoder::SMALL }.tensors();
+    for layer in 0..6 {
+        for (name, size) in
+            [("attn_q_norm", 16), ("attn_k_norm", 16), ("post_attention_norm", width), ("post_ffw_norm", width)]
+        {
+            tensors.push(tensor(&format!("blk.{layer}.{name}.weight"), &[size]));
+        }
+    }
+    write(path, &metadata, &tensors, 2);
+}
+
+/// A model of two recurrent layers, as Mamba's.
+pub fn write_recurrent(path: &Path) {
+    let (width, inner, state, rank) = (64, 128, 8, 4);
+    let number = |key: &str, value: u64| (format!("mamba.{key}"), Value::U32(value as u32));
+    let mut metadata = vec![
+        ("general.architecture".to_owned(), Value::from("mamba")),
+        number("context_length", 512),
+        number("embedding_length", width),
+        number("block_count", 2),
+        number("feed_forward_length", 0),
+        number("attention.head_count", 0),
+        number("ssm.conv_kernel", 4),
+        number("ssm.inner_size", inner),
+        number("ssm.state_size", state),
+        number("ssm.time_step_rank", rank),
+        ("mamba.attention.layer_norm_rms_epsilon".to_owned(), Value::F32(1e-5)),
+    ];
+    metadata.extend(byte_tokenizer());
+    let mut tensors = vec![
+        tensor("token_embd.weight", &[width, VOCABULARY.into()]),
+        tensor("output_norm.weight", &[width]),
+        tensor("output.weight", &[width, VOCABULARY.into()]),
+    ];
+    for layer in 0..2 {
+        for (name, shape) in [
+            ("attn_norm.weight", &[width][..]),
+            ("ssm_in.weight", &[width, 2 * inner]),
+            ("ssm_conv1d.weight", &[4, inner]),
+            ("ssm_conv1d.bias", &[inner]),
+            ("ssm_x.weight", &[inner, rank + 2 * state]),
+            ("ssm_dt.weight", &[rank, inner]),
+            ("ssm_dt.bias", &[inner]),
+            ("ssm_a", &[state, inner]),
+            ("ssm_d", &[inner]),
+            ("ssm_out.weight", &[inner, width]),
+        ] {
+            tensors.push(tensor(&format!("blk.{layer}.{name}"), shape));
+        }
+    }
+    write(path, &metadata, &tensors, 3);
+}
+
 /// Writes a file whose matrices keep the size of what goes through them; the last one makes it larger, so that the
 /// likeliest token is well apart from the others.
 pub fn write(path: &Path, metadata: &[(String, Value)], tensors: &[NewTensor], seed: u64) {
@@ -107,7 +178,9 @@ pub fn values(tensor: &NewTensor, random: &mut Random) -> Vec<f32> {
     let (mean, deviation) = match (tensor.shape.len(), tensor.name.as_str()) {
         (1, name) if name.ends_with("norm.weight") => (1.0, 0.1),
         (1, _) => (0.0, 0.1),
-        (_, "token_embd.weight" | "position_embd.weight" | "token_types.weight") => (0.0, 1.0),
+        (_, "token_embd.weight") => (0.0, 1.0),
+        // How quickly a state fades.
+        (_, name) if name.ends_with("ssm_a") => (-1.0, 0.1),
         (_, "output.weight") => (0.0, 4.0 / (tensor.shape[0] as f32).sqrt()),
         _ => (0.0, 1.0 / (tensor.shape[0] as f32).sqrt()),
     };
