@@ -244,6 +244,17 @@ fn an_engine_says_what_it_holds_and_takes() {
 }
 
 #[test]
+fn two_threads_compute_what_one_does() {
+    let (mut engine, folder) = small();
+    let path = folder.path().join("small.gguf");
+    let mut two = LlamaEngine::load(&path, &Settings { threads: 2.try_into().unwrap(), ..settings() }).unwrap();
+    let text = Random(16).tokens(40);
+    let expected = step(&mut engine, 0, 0, &text);
+    let logits = step(&mut two, 0, 0, &text);
+    assert_close(&logits, &expected);
+}
+
+#[test]
 fn settings_that_cannot_be_are_refused() {
     let (_engine, folder) = small();
     let path = folder.path().join("small.gguf");

@@ -7,7 +7,7 @@ use wattle_engine::{
 
 use crate::{
     alone, assert_close, load,
-    models::{self, Random, VOCABULARY},
+    models::{self, Random},
     step,
 };
 
@@ -57,41 +57,38 @@ fn a_model_with_windows_is_cut_where_all_is_there_and_nowhere_else() {
     assert!(!engine.cuts_anywhere());
     let mut random = Random(51);
     let rest = random.tokens(3);
-    let mut cut = 0;
-    let mut refused = 0;
-    for round in 0..12 {
-        // Others come and go meanwhile, and take cells that no window sees any more.
-        let text = random.tokens(40 + 35 * round);
-        step(&mut engine, 1, 0, &text);
-        let other = random.tokens(300);
-        step(&mut engine, 2, 0, &other);
-        for (position, token) in (300..).zip(random.tokens(8)) {
-            step(&mut engine, 2, position, &[token]);
-        }
-        engine.free(SequenceId(2));
-        let end = text.len() - 1 - (random.next() % text.len() as u64 / 2) as usize;
-        engine.fork(SequenceId(1), SequenceId(3), end as u32);
-        if engine.truncate(SequenceId(1), end as u32) {
-            cut += 1;
-            let whole: Vec<Token> = text[..end].iter().chain(&rest).copied().collect();
-            let expected = alone(&mut engine, &whole);
-            for sequence in [1, 3] {
-                let logits = step(&mut engine, sequence, end, &rest);
-                assert_close(&logits, &expected);
-            }
-        } else {
-            refused += 1;
-            let chunks =
-                [1, 3].map(|sequence| Chunk { sequence: SequenceId(sequence), start: 0, tokens: &rest, logits: 1 });
-            let mut logits = Logits::default();
-            engine.decode(&chunks, &mut logits).unwrap();
-            let expected = alone(&mut engine, &rest);
-            assert_close(logits.row(1, VOCABULARY), &expected);
-        }
-        engine.free(SequenceId(1));
-        engine.free(SequenceId(3));
+    let texts = [100, 400, 500, 110].map(|length| random.tokens(length));
+    let whole = |end: usize| -> Vec<Token> { texts[1][..end].iter().chain(&rest).copied().collect() };
+    let expected = [20, 390].map(|end| alone(&mut engine, &whole(end)));
+
+    // As long as nobody needs their cells, tokens before the window are there.
+    step(&mut engine, 1, 0, &texts[1]);
+    assert!(engine.truncate(SequenceId(1), 20));
+    let logits = step(&mut engine, 1, 20, &rest);
+    assert_close(&logits, &expected[0]);
+    engine.free(SequenceId(1));
+
+    // Cells run short: the fourth text takes those of the first, and then those of the second that no window sees.
+    for (sequence, text) in (0..).zip(&texts[..3]) {
+        step(&mut engine, sequence, 0, text);
     }
-    assert!(cut > 0, "{refused} were refused");
+    engine.free(SequenceId(0));
+    step(&mut engine, 3, 0, &texts[3]);
+    engine.free(SequenceId(2));
+    engine.fork(SequenceId(1), SequenceId(4), 20);
+    let chunk = Chunk { sequence: SequenceId(4), start: 20, tokens: &rest, logits: 1 };
+    assert!(engine.decode(&[chunk], &mut Logits::default()).is_err());
+    engine.fork(SequenceId(1), SequenceId(4), 390);
+    let logits = step(&mut engine, 4, 390, &rest);
+    assert_close(&logits, &expected[1]);
+    engine.free(SequenceId(4));
+    assert!(!engine.truncate(SequenceId(1), 20));
+    // It is empty then.
+    let logits = step(&mut engine, 1, 0, &whole(20));
+    assert_close(&logits, &expected[0]);
+    for sequence in 0..4 {
+        engine.free(SequenceId(sequence));
+    }
 
     // What a window does not show is not saved, so that only what fits into one is.
     let text = random.tokens(WINDOW);
@@ -100,8 +97,8 @@ fn a_model_with_windows_is_cut_where_all_is_there_and_nowhere_else() {
     engine.restore(SequenceId(4), &saved).unwrap();
     assert!(engine.truncate(SequenceId(4), 20));
     let logits = step(&mut engine, 4, 20, &rest);
-    let whole: Vec<Token> = text[..20].iter().chain(&rest).copied().collect();
-    let expected = alone(&mut engine, &whole);
+    let cut: Vec<Token> = text[..20].iter().chain(&rest).copied().collect();
+    let expected = alone(&mut engine, &cut);
     assert_close(&logits, &expected);
     step(&mut engine, 1, WINDOW, &[1]);
     let error = engine.save(SequenceId(1)).unwrap_err().to_string();
