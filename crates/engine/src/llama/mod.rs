@@ -11,6 +11,7 @@
 mod embed;
 mod engine;
 mod footprint;
+mod header;
 mod log;
 mod native;
 mod quantize;

@@ -14,11 +14,8 @@ use std::{
 
 use llama_cpp_sys_2 as sys;
 
-use super::log;
-use crate::{
-    Error, Result,
-    gguf::{Gguf, Value},
-};
+use super::{header, log};
+use crate::{Error, Result, gguf::Gguf};
 
 /// The most threads of a pool (`GGML_MAX_N_THREADS`).
 const MAX_THREADS: u32 = 512;
@@ -100,9 +97,7 @@ pub(super) enum Ran {
 impl Model {
     /// Maps the model into memory. Its header has been read by [`Gguf`] before, which trusts none of it.
     pub(super) fn load(path: &Path, vocabulary_only: bool) -> Result<(Model, log::Heard)> {
-        let header = Gguf::open(path)?;
-        let architecture = header.get("general.architecture").and_then(Value::as_text).unwrap_or_default();
-        let pooling = header.get(&format!("{architecture}.pooling_type")).and_then(Value::as_u64);
+        let pools = header::check(&Gguf::open(path)?)?;
         let name = c_path(path)?;
         log::initialise();
         // SAFETY: it takes nothing.
@@ -116,7 +111,6 @@ impl Model {
             let reason = reason.strip_prefix("error loading model: ").unwrap_or(&reason);
             return Err(Error::InvalidModel(format!("llama.cpp cannot load the model: {reason}")));
         };
-        let pools = pooling.is_some_and(|pooling| pooling != sys::LLAMA_POOLING_TYPE_NONE as u64);
         Ok((Model { model, pools }, heard))
     }
 

@@ -49,6 +49,27 @@ fn headers_that_llama_cpp_does_not_know_or_believe_are_errors() {
         metadata.extend(value.map(|value| (key.to_owned(), value)));
         models::write(&path, &metadata, &decoder.tensors(), 1);
     };
+    // What llama.cpp would die of.
+    with("", Some(Value::U32(1)));
+    refused(&path, "without a key");
+    for layers in [0, 513, 1 << 31] {
+        with("llama.block_count", Some(Value::U32(layers)));
+        refused(&path, "none of 1 to 512");
+    }
+    with("llama.nextn_predict_layers", Some(Value::U32(3)));
+    refused(&path, "more layers to predict with");
+    with("llama.pooling_type", Some(Value::I32(-7)));
+    refused(&path, "llama.pooling_type is not known");
+    for epsilon in [-1e-5, f32::NAN] {
+        with("llama.attention.layer_norm_rms_epsilon", Some(Value::F32(epsilon)));
+        refused(&path, "no number from 0 to 1");
+    }
+    with("tokenizer.ggml.tokens", Some(Value::texts(["a", "b", "a"])));
+    refused(&path, "the token \"a\" twice");
+    with("tokenizer.ggml.model", Some(Value::from("llama")));
+    refused(&path, "no token <0x00>");
+
+    // What it says itself.
     with("general.architecture", Some(Value::from("nonsuch")));
     refused(&path, "unknown model architecture: 'nonsuch'");
     with("general.architecture", None);
