@@ -32,6 +32,16 @@ pub(super) fn check(header: &Gguf) -> Result<bool> {
     if own("nextn_predict_layers").unwrap_or(0) > layers {
         return refuse("it has more layers to predict with than layers".into());
     }
+    // One number for all layers, or one for each; without any head llama.cpp itself says so.
+    let most = |name: &str| match header.get(&format!("{architecture}.{name}")) {
+        Some(Value::Array(_, values)) => values.iter().map(|value| value.as_u64().unwrap_or(u64::MAX)).max(),
+        value => value.map(|value| value.as_u64().unwrap_or(u64::MAX)),
+    };
+    if let (Some(shared), Some(heads)) = (most("attention.head_count_kv"), most("attention.head_count"))
+        && (1..shared).contains(&heads)
+    {
+        return refuse(format!("it has {heads} heads, which cannot share {shared}"));
+    }
     for key in ["pooling_type", "classifier.pooling_type"] {
         if own(key).unwrap_or(0) > MAX_POOLING {
             return refuse(format!("its {architecture}.{key} is not known"));
@@ -48,6 +58,8 @@ pub(super) fn check(header: &Gguf) -> Result<bool> {
     for token in tokens {
         // What was no UTF-8 may have been different, and empty ones get names of their own.
         let text = token.as_text().unwrap_or_default();
+        // Read as C reads texts.
+        let text = text.split('\0').next().unwrap_or_default();
         if !known.insert(text) && !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER) {
             return refuse(format!("its vocabulary has the token {text:?} twice"));
         }

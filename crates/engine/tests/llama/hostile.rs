@@ -60,6 +60,10 @@ fn headers_that_llama_cpp_does_not_know_or_believe_are_errors() {
     refused(&path, "more layers to predict with");
     with("llama.pooling_type", Some(Value::I32(-7)));
     refused(&path, "llama.pooling_type is not known");
+    with("llama.attention.head_count_kv", Some(Value::U32(5)));
+    refused(&path, "4 heads, which cannot share 5");
+    with("tokenizer.ggml.tokens", Some(Value::texts(["a", "b", "a\0c"])));
+    refused(&path, "the token \"a\" twice");
     for epsilon in [-1e-5, f32::NAN] {
         with("llama.attention.layer_norm_rms_epsilon", Some(Value::F32(epsilon)));
         refused(&path, "no number from 0 to 1");
