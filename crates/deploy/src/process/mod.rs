@@ -88,6 +88,9 @@ impl Processes {
         let order = serde_json::to_vec(&order(&socket)).map_err(|error| Error::Unavailable(error.to_string()))?;
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
+            // The allocator takes a gigabyte at its first step otherwise, which counts as taken whether it is used or not: a
+            // limit that comes a moment later leaves no room for anything.
+            .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Ctrl-C is for the server, which needs it until the last call is answered.
