@@ -2,6 +2,7 @@
 
 mod data;
 mod error;
+mod exit;
 pub mod gguf;
 #[cfg(feature = "llama")]
 pub mod llama;
@@ -13,5 +14,6 @@ mod values;
 
 pub use data::Data;
 pub use error::{Error, Result};
+pub use exit::exit;
 pub use tensor::{Tensor, in_order};
 pub use values::{Number, Values};

@@ -306,7 +306,10 @@ async fn load_here(path: std::path::PathBuf, threads: usize) -> Result<(OnnxMode
         let (bytes, cpu_seconds) = (heap_bytes().saturating_sub(heap), thread_cpu_seconds() - cpu);
         let _ = sender.send(model.map(|model| (model, bytes, cpu_seconds.max(0.0))));
     };
-    thread::Builder::new().name("wattle-loader".into()).spawn(load).map_err(|error| error.to_string())?;
+    let loader = thread::Builder::new().name("wattle-loader".into()).spawn(load).map_err(|error| error.to_string())?;
+    // The runtime's end waits for what it has begun, and so for a load that nobody waits for any more: a process must not
+    // end while ONNX Runtime is at work.
+    tokio::task::spawn_blocking(|| loader.join());
     loaded.await.unwrap_or_else(|_| Err("loading panicked".into()))
 }
 

@@ -36,7 +36,11 @@ pub(crate) struct Context {
 pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
     match flags.command {
         Command::Worker(command) => return worker::run(&command),
-        Command::Serve(serve) => return block_on(Builder::new_multi_thread(), serve::run(&serve)),
+        Command::Serve(serve) => {
+            block_on(Builder::new_multi_thread(), serve::run(&serve))?;
+            // A model may still be loaded, or computed with for a call whose grace is over.
+            wattle_engine::exit(0)
+        }
         Command::Config(command) => {
             return block_on(Builder::new_current_thread(), config::run(flags.output, &command));
         }
