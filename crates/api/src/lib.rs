@@ -13,6 +13,7 @@ pub mod grpc;
 pub mod http;
 pub mod import;
 pub mod json;
+mod language;
 pub mod local;
 pub mod mlflow;
 mod request;

@@ -14,10 +14,12 @@ use tracing::Instrument;
 use uuid::Uuid;
 use wattle_core::{Digest, ModelReference, ModelVersionId, Name, Signature};
 use wattle_deploy::{DeploymentRequest, Deployments};
-use wattle_engine::Tensor;
+use wattle_engine::{Tensor, tokens::Token};
 use wattle_meter::{Meter, Total, UsageLine, UsageQuery};
 use wattle_serve::{
-    Call, Context, FailedCanary, Pipeline, Prediction, Prepared, Replica, ReplicaStatus, Server, metrics::Metrics,
+    Call, Context, FailedCanary, Pipeline, Prediction, Prepared, Replica, ReplicaStatus, Server,
+    language::{Embedded, Generate, Pieces, Prompt},
+    metrics::Metrics,
 };
 use wattle_store::{
     AliasChange, Collected, Dataset, Deployment, DeploymentHistory, Job, Manifest, Model, ModelVersion, NewDataset,
@@ -374,6 +376,22 @@ impl Service for Local {
         Ok(self.server.predict(call, inputs).await?)
     }
 
+    async fn generate(&self, call: Call, request: Generate) -> Result<Pieces> {
+        Ok(self.server.generate(call, request).await?)
+    }
+
+    async fn embed(&self, call: Call, texts: Vec<Prompt>) -> Result<Embedded> {
+        Ok(self.server.embed(call, texts).await?)
+    }
+
+    async fn tokenize(&self, call: Call, prompt: Prompt) -> Result<Vec<Token>> {
+        Ok(self.server.tokenize(call, prompt).await?)
+    }
+
+    async fn detokenize(&self, call: Call, tokens: Vec<Token>) -> Result<Vec<u8>> {
+        Ok(self.server.detokenize(call, tokens).await?)
+    }
+
     fn metrics(&self) -> &Metrics {
         self.server.metrics()
     }
@@ -399,6 +417,7 @@ fn imported(format: &str, signature: Signature, resident_bytes: Option<u64>) -> 
         digest,
         bytes,
         signature,
+        language: None,
         resident_bytes,
         algorithm: None,
         parameters: json!({}),

@@ -14,9 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use uuid::Uuid;
 use wattle_core::{ModelReference, Name};
 use wattle_deploy::DeploymentRequest;
-use wattle_engine::Tensor;
+use wattle_engine::{Tensor, tokens::Token};
 use wattle_meter::{SensorDescription, Total, UsageLine, UsageQuery};
-use wattle_serve::{Call, Context, Prediction, Replica, ReplicaStatus, metrics::Metrics};
+use wattle_serve::{
+    Call, Context, Prediction, Replica, ReplicaStatus,
+    language::{Embedded, Generate, Pieces, Prompt},
+    metrics::Metrics,
+};
 use wattle_store::{
     AliasChange, Collected, Dataset, Deployment, DeploymentHistory, Job, Model, ModelVersion, StagedFile,
     table::Overrides,
@@ -185,6 +189,15 @@ pub trait Service: Send + Sync + 'static {
     fn admit(&self, replica: Arc<Replica>, context: Context) -> Result<Call>;
     /// Computes a call.
     async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction>;
+
+    /// Has a language model answer. The call keeps its place until the pieces have come or are dropped.
+    async fn generate(&self, call: Call, request: Generate) -> Result<Pieces>;
+    /// Embeds texts.
+    async fn embed(&self, call: Call, texts: Vec<Prompt>) -> Result<Embedded>;
+    /// The tokens of a prompt.
+    async fn tokenize(&self, call: Call, prompt: Prompt) -> Result<Vec<Token>>;
+    /// The bytes of tokens, names of special tokens among them.
+    async fn detokenize(&self, call: Call, tokens: Vec<Token>) -> Result<Vec<u8>>;
 
     /// What serving counts.
     fn metrics(&self) -> &Metrics;

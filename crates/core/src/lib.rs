@@ -5,6 +5,7 @@
 mod digest;
 mod energy;
 mod grouped;
+mod language;
 mod name;
 mod nearest;
 mod reference;
@@ -15,6 +16,7 @@ mod usage;
 pub use digest::Digest;
 pub use energy::{Energy, Label};
 pub use grouped::grouped;
+pub use language::LanguageModel;
 pub use name::Name;
 pub use nearest::nearest;
 pub use reference::{ModelReference, ModelVersionId, Selector};

@@ -39,6 +39,7 @@ impl Place {
             digest,
             bytes,
             signature,
+            language: None,
             resident_bytes: None,
             algorithm: None,
             parameters: json!({}),

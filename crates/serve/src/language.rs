@@ -1,5 +1,6 @@
 //! A call of a language model: what a caller asks, what comes back piece by piece, and what stands between the two.
 
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use wattle_core::Energy;
 use wattle_engine::tokens::Token;
@@ -111,6 +112,9 @@ pub enum Constraint {
     Lark(String),
 }
 
+/// Answers as they come, piece by piece. Whoever drops it does not want the rest, which is then not computed.
+pub type Pieces = BoxStream<'static, Result<Piece>>;
+
 /// A part of what comes back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -188,6 +192,19 @@ pub struct TokenUsage {
     /// Tokens of all answers, also of those that were not told.
     pub completion_tokens: u32,
     /// Processor time, its share of the steps that it was part of.
+    pub cpu_seconds: f64,
+    /// Energy; whoever has a meter fills it in.
+    pub energy: Option<Energy>,
+}
+
+/// What texts were embedded as, and what that took.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Embedded {
+    /// A vector of length 1 for each text.
+    pub vectors: Vec<Vec<f32>>,
+    /// The tokens of each text.
+    pub tokens: Vec<u32>,
+    /// Processor time.
     pub cpu_seconds: f64,
     /// Energy; whoever has a meter fills it in.
     pub energy: Option<Energy>,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, watch};
-use wattle_core::{Activity, ModelVersionId, Name, Signature, Usage};
+use wattle_core::{Activity, LanguageModel, ModelVersionId, Name, Signature, Usage};
 use wattle_meter::Meter;
 use wattle_store::{Deployment, Isolation, ResolvedSettings};
 
@@ -48,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) revision: u32,
     pub(crate) id: ModelVersionId,
     pub(crate) signature: Signature,
+    pub(crate) language: Option<LanguageModel>,
     /// The model's file, or why there is none.
     pub(crate) path: Result<PathBuf>,
     /// The steps, if the version is no model but a pipeline.
@@ -70,6 +71,8 @@ pub(crate) struct Served {
     pub(crate) revision: u32,
     pub(crate) id: ModelVersionId,
     pub(crate) signature: Signature,
+    /// What its file says of it, if it is a language model.
+    pub(crate) language: Option<LanguageModel>,
     pub(crate) path: Result<PathBuf>,
     pub(crate) pipeline: Option<Pipeline>,
     pub(crate) settings: ResolvedSettings,
@@ -186,6 +189,11 @@ impl Replica {
         &self.served.signature
     }
 
+    /// What its file says of it, if it is a language model.
+    pub fn language(&self) -> Option<&LanguageModel> {
+        self.served.language.as_ref()
+    }
+
     /// How it is served.
     pub fn settings(&self) -> &ResolvedSettings {
         &self.served.settings
@@ -236,7 +244,7 @@ impl Served {
     pub(crate) fn new(parts: Parts) -> Arc<Served> {
         static KEYS: AtomicU64 = AtomicU64::new(0);
         let Parts { name, revision, id, signature, path, file_bytes, measured_bytes, settings, .. } = parts;
-        let Parts { pipeline, places, metrics, meter, memory, .. } = parts;
+        let Parts { language, pipeline, places, metrics, meter, memory, .. } = parts;
         let has_rows = signature.inputs.iter().chain(&signature.outputs).all(|spec| spec.shape.first() == Some(&-1));
         let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
         Arc::new(Served {
@@ -252,6 +260,7 @@ impl Served {
             revision,
             id,
             signature,
+            language,
             path,
             pipeline,
             file_bytes,

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use wattle_core::{Energy, ModelVersionId, Name, nearest};
-use wattle_engine::{Tensor, in_order};
+use wattle_engine::{Tensor, in_order, tokens::Token};
 use wattle_meter::Meter;
 use wattle_store::{Settings, Store};
 
@@ -15,6 +15,7 @@ use crate::{
     Context, Error, Launcher, Result,
     admit::{Admission, Place},
     batch::Answered,
+    language::{Embedded, Generate, Pieces, Prompt},
     memory::Memory,
     metrics::{Eviction, Metrics, Phases, Refusal},
     replica::{Replica, Served},
@@ -196,6 +197,26 @@ impl Server {
         let phases = Phases { queue, batch, compute, ..Phases::default() };
         let energy = self.inner.meter.dynamic_energy(cpu_seconds);
         Ok(Prediction { model: served.id.clone(), outputs, cpu_seconds, energy, phases })
+    }
+
+    /// Has a language model answer.
+    pub async fn generate(&self, _call: Call, _request: Generate) -> Result<Pieces> {
+        Err(Error::Internal("not wired".into()))
+    }
+
+    /// Embeds texts.
+    pub async fn embed(&self, _call: Call, _texts: Vec<Prompt>) -> Result<Embedded> {
+        Err(Error::Internal("not wired".into()))
+    }
+
+    /// The tokens of a prompt by a language model's vocabulary.
+    pub async fn tokenize(&self, _call: Call, _prompt: Prompt) -> Result<Vec<Token>> {
+        Err(Error::Internal("not wired".into()))
+    }
+
+    /// The bytes of tokens by a language model's vocabulary, names of special tokens among them.
+    pub async fn detokenize(&self, _call: Call, _tokens: Vec<Token>) -> Result<Vec<u8>> {
+        Err(Error::Internal("not wired".into()))
     }
 
     /// Has a revision answer inputs that fit: its shadow gets a copy, and its trial counts the call.

@@ -166,6 +166,7 @@ impl Server {
             id,
             file_bytes: manifest.as_ref().map_or(0, |manifest| manifest.bytes),
             measured_bytes: manifest.as_ref().and_then(|manifest| manifest.resident_bytes),
+            language: manifest.as_ref().and_then(|manifest| manifest.language.clone()),
             signature: match manifest {
                 Some(manifest) => manifest.signature,
                 None => Signature { inputs: Vec::new(), outputs: Vec::new() },

@@ -2,14 +2,14 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
-use wattle_core::{Digest, Energy, ModelVersionId, Name, Signature};
+use wattle_core::{Digest, Energy, LanguageModel, ModelVersionId, Name, Signature};
 
 use crate::table::Overrides;
 
 /// All that is known of a version of a model; it never changes, and export writes it beside the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The format of the artefact: `onnx`.
+    /// The format of the artefact: `onnx`, `gguf`, `pipeline`.
     pub format: String,
     /// The digest of the artefact.
     pub digest: Digest,
@@ -17,6 +17,9 @@ pub struct Manifest {
     pub bytes: u64,
     /// The named inputs and outputs.
     pub signature: Signature,
+    /// What a language model's file says of itself; absent for all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<LanguageModel>,
     /// What loading it adds to memory, in bytes, where that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,

@@ -402,6 +402,7 @@ impl Inner {
             digest,
             bytes,
             signature: artefact.signature.clone(),
+            language: None,
             resident_bytes: None,
             algorithm,
             parameters,

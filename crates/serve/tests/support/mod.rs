@@ -93,6 +93,7 @@ impl Place {
             digest,
             bytes,
             signature,
+            language: None,
             resident_bytes: Some(resident_bytes),
             algorithm: None,
             parameters: json!({}),

@@ -60,6 +60,7 @@ pub fn manifest(digest: Digest, bytes: u64) -> Manifest {
         format: "onnx".into(),
         digest,
         bytes,
+        language: None,
         resident_bytes: None,
         signature: Signature { inputs: vec![spec("x")], outputs: vec![spec("y_pred")] },
         algorithm: Some("linear-regression".into()),
