@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// What a batcher has to know of a call that waits.
 pub(crate) trait Waiting {
     /// How many rows it has.
@@ -19,7 +21,8 @@ pub(crate) trait Waiting {
 }
 
 /// Who goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// Somebody waits for the answer.
     #[default]

@@ -7,7 +7,10 @@ use wattle_core::{Name, Signature};
 use wattle_engine::{Tensor, onnx::OnnxModel};
 use wattle_meter::{thread_cpu_seconds, threads_cpu_seconds};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    speaker::{Speaker, SpeakerOrder},
+};
 
 /// The outputs of a batch, and what it took.
 #[derive(Debug)]
@@ -43,6 +46,12 @@ pub trait Launcher: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Load`] when it cannot be started, or cannot load its model.
     async fn launch(&self, order: WorkerOrder) -> Result<Arc<dyn Worker>>;
+
+    /// Starts one with a language model and waits until it has it.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    async fn launch_speaker(&self, order: SpeakerOrder) -> Result<Arc<dyn Speaker>>;
 }
 
 /// A process that serves one model. It ends when this is dropped.
@@ -73,6 +82,7 @@ pub trait Worker: Send + Sync + 'static {
 pub(crate) enum Engine {
     Local(Arc<OnnxModel>),
     Remote(Arc<dyn Worker>),
+    Language(Arc<dyn Speaker>),
 }
 
 impl Engine {
@@ -81,7 +91,7 @@ impl Engine {
         match self {
             Engine::Local(model) => model.threads(),
             // Its own process is scheduled by the system, within its own limits.
-            Engine::Remote(_) => 1,
+            Engine::Remote(_) | Engine::Language(_) => 1,
         }
     }
 
@@ -90,6 +100,7 @@ impl Engine {
         match self {
             Engine::Local(model) => compute(model, inputs),
             Engine::Remote(worker) => worker.run(inputs).await,
+            Engine::Language(_) => Err(Error::Internal("a language model got tensors".into())),
         }
     }
 }

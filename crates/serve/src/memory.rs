@@ -24,6 +24,7 @@ use crate::{
     metrics::{Eviction, Metrics, RevisionMetrics},
     replica::Served,
     residency::{self, Resident},
+    speaker::{LocalSpeaker, Speaker, SpeakerOrder},
 };
 
 /// How long a load waits for models that are to go and still compute.
@@ -110,7 +111,7 @@ impl Memory {
     pub(crate) async fn load(self: &Arc<Self>, served: &Arc<Served>) -> Result<Loaded> {
         let path = served.path.clone()?;
         let needed = match served.known_bytes.load(Relaxed) {
-            // Its file's size is the least that it will take.
+            // What its file says, or its size, is the least that it will take.
             0 => tokio::fs::metadata(&path).await.map(|file| file.len()).unwrap_or(0),
             known => known,
         };
@@ -118,8 +119,29 @@ impl Memory {
         // One load at a time asks for room: two that had half of theirs each would wait for each other.
         let loading = self.loading.lock().await;
         let mut room = self.make_room(served, needed).await?;
-        let (engine, bytes, cpu_seconds, _loading) = match served.settings.isolation {
-            Isolation::Thread => {
+        let (engine, bytes, cpu_seconds, _loading) = match (served.isolation, &served.speaker) {
+            (Isolation::Thread, Some(settings)) => {
+                let settings = settings.clone();
+                let load = move || LocalSpeaker::load(&path, &settings);
+                let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| told(error.to_string()))?;
+                let speaker: Arc<dyn Speaker> = Arc::new(loaded.map_err(told)?);
+                let (bytes, cpu_seconds) = (speaker.resident_bytes(), speaker.load_cpu_seconds());
+                (Engine::Language(speaker), bytes, cpu_seconds, loading)
+            }
+            (Isolation::Process, Some(settings)) => {
+                drop(loading);
+                let order = SpeakerOrder {
+                    deployment: served.name.clone(),
+                    model: path,
+                    settings: settings.clone(),
+                    memory_limit_bytes: served.settings.memory_limit_bytes,
+                    cpu_limit: served.settings.cpu_limit,
+                };
+                let speaker = self.launcher(served)?.launch_speaker(order).await?;
+                let (bytes, cpu_seconds) = (speaker.resident_bytes(), speaker.load_cpu_seconds());
+                (Engine::Language(speaker), bytes, cpu_seconds, self.loading.lock().await)
+            }
+            (Isolation::Thread, None) => {
                 let (model, seen, cpu_seconds) = load_here(path, served.threads()).await.map_err(told)?;
                 // What others allocate meanwhile is seen too, so what was measured in a process of its own counts for more,
                 // and what can be counted for most.
@@ -127,11 +149,8 @@ impl Memory {
                 let bytes = bytes.unwrap_or_else(|| seen.min(SEEN_AT_MOST * served.file_bytes.max(1 << 20)));
                 (Engine::Local(Arc::new(model)), bytes, cpu_seconds, loading)
             }
-            Isolation::Process => {
+            (Isolation::Process, None) => {
                 drop(loading);
-                let Some(launcher) = &self.launcher else {
-                    return Err(told("this server starts no processes for models: set isolation to thread".into()));
-                };
                 let order = WorkerOrder {
                     deployment: served.name.clone(),
                     model: path,
@@ -140,12 +159,13 @@ impl Memory {
                     memory_limit_bytes: served.settings.memory_limit_bytes,
                     cpu_limit: served.settings.cpu_limit,
                 };
-                let worker = launcher.launch(order).await?;
+                let worker = self.launcher(served)?.launch(order).await?;
                 let (bytes, cpu_seconds) = (worker.resident_bytes(), worker.load_cpu_seconds());
                 (Engine::Remote(worker), bytes, cpu_seconds, self.loading.lock().await)
             }
         };
         served.known_bytes.store(bytes.max(1), Relaxed);
+        served.begin_counting();
         if bytes > room.bytes {
             let more = self.make_room(served, bytes - room.bytes).await?;
             room.grow(more);
@@ -163,6 +183,13 @@ impl Memory {
         Ok(Loaded { engine, bytes, load_joules, since, has_answered, metrics, _room: room })
     }
 
+    fn launcher(&self, served: &Served) -> Result<&Arc<dyn Launcher>> {
+        self.launcher.as_ref().ok_or_else(|| Error::Load {
+            deployment: served.name.to_string(),
+            reason: "this server starts no processes for models: set isolation to thread".into(),
+        })
+    }
+
     /// Tells those who wait for room that a model is in memory now, and can go for it.
     pub(crate) fn came(&self) {
         self.untidy.store(UNTIDY, Relaxed);
@@ -178,6 +205,16 @@ impl Memory {
         // What is free for another model is used at once.
         let is_trimmed = matches!(loaded.engine, Engine::Local(_)) && reason != Eviction::Room;
         self.untidy.store(UNTIDY, Relaxed);
+        if let Engine::Language(speaker) = &loaded.engine {
+            let speaker = Arc::clone(speaker);
+            served.count_tokens(speaker.as_ref());
+            tokio::spawn(async move {
+                speaker.save().await;
+                drop(speaker);
+                drop(tokio::task::spawn_blocking(|| drop(loaded)));
+            });
+            return true;
+        }
         // To free a large model takes a while.
         tokio::task::spawn_blocking(move || {
             drop(loaded);
@@ -321,11 +358,18 @@ async fn look_for_overdue(memory: Weak<Memory>) {
         ticks.tick().await;
         let Some(memory) = memory.upgrade() else { return };
         let residents = memory.snapshot();
+        for (_, served) in &residents {
+            if let Some(loaded) = served.loaded()
+                && let Engine::Language(speaker) = &loaded.engine
+            {
+                served.count_tokens(speaker.as_ref());
+            }
+        }
         let models: Vec<Resident<u64>> = residents.iter().map(|(resident, _)| resident.clone()).collect();
         let going = residency::overdue(&models, MEMORY_WATTS_PER_BYTE, Instant::now());
         for (resident, served) in residents {
             // One that is called just now has been idle no longer.
-            if going.contains(&resident.key) && served.queue.is_idle() {
+            if going.contains(&resident.key) && served.is_idle() {
                 memory.unload(&served, Eviction::Idle);
             }
         }

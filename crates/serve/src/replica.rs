@@ -24,11 +24,20 @@ use crate::{
     queue::Queue,
     residency::Resident,
     shadow::Shadow,
+    speaker::{Speaker, SpeakerSettings},
+    tokens::Statistics,
     trial::{Door, Side, Trial},
 };
 
-/// How long a failed load is answered from memory, so that many callers do not make a storm of loads.
+/// How long a failed load is answered from memory, so that many callers do not make a storm of loads: so long after the
+/// first failure, and twice as long after each further one.
 const FAILURE_KEPT: Duration = Duration::from_secs(5);
+/// How long a process that ended for the second time in a row is left alone; twice as long after each further time.
+const CRASH_KEPT: Duration = Duration::from_secs(1);
+/// The longest that either lasts.
+const KEPT_AT_MOST: Duration = Duration::from_secs(60);
+/// What has gone well for so long is no longer in a row with what failed before.
+const RECOVERED: Duration = Duration::from_secs(60);
 /// A model of a smaller file computes on one thread: to share its work among several would take longer than the work.
 const SEVERAL_THREADS_FROM_BYTES: u64 = 4 << 20;
 
@@ -57,6 +66,7 @@ pub(crate) struct Parts {
     /// What loading it adds to memory, where that was measured when it was imported.
     pub(crate) measured_bytes: Option<u64>,
     pub(crate) settings: ResolvedSettings,
+    pub(crate) speaker: Option<SpeakerSettings>,
     pub(crate) places: Arc<Semaphore>,
     pub(crate) metrics: Arc<RevisionMetrics>,
     pub(crate) meter: Meter,
@@ -76,6 +86,10 @@ pub(crate) struct Served {
     pub(crate) path: Result<PathBuf>,
     pub(crate) pipeline: Option<Pipeline>,
     pub(crate) settings: ResolvedSettings,
+    /// Where the model lives.
+    pub(crate) isolation: Isolation,
+    /// How it is served, if it is a language model.
+    pub(crate) speaker: Option<SpeakerSettings>,
     pub(crate) metrics: Arc<RevisionMetrics>,
     pub(crate) queue: Queue,
     /// The places that this deployment may take of all that there are.
@@ -86,6 +100,9 @@ pub(crate) struct Served {
     /// What the last load added to memory; zero before the first.
     pub(crate) known_bytes: AtomicU64,
     state: Mutex<State>,
+    troubles: Mutex<Troubles>,
+    /// What its language model's scheduler had counted when it was last asked.
+    counted: Mutex<Statistics>,
     use_of: Mutex<Use>,
     meter: Meter,
     memory: Arc<Memory>,
@@ -95,7 +112,15 @@ enum State {
     Cold,
     Loading(watch::Receiver<Option<Result<Arc<Loaded>>>>),
     Ready(Arc<Loaded>),
+    /// Until then nobody tries again.
     Failed(Instant, Error),
+}
+
+/// Failures in a row.
+#[derive(Default)]
+struct Troubles {
+    count: u32,
+    last: Option<Instant>,
 }
 
 /// When it was called.
@@ -244,7 +269,7 @@ impl Served {
     pub(crate) fn new(parts: Parts) -> Arc<Served> {
         static KEYS: AtomicU64 = AtomicU64::new(0);
         let Parts { name, revision, id, signature, path, file_bytes, measured_bytes, settings, .. } = parts;
-        let Parts { language, pipeline, places, metrics, meter, memory, .. } = parts;
+        let Parts { language, speaker, pipeline, places, metrics, meter, memory, .. } = parts;
         let has_rows = signature.inputs.iter().chain(&signature.outputs).all(|spec| spec.shape.first() == Some(&-1));
         let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
         Arc::new(Served {
@@ -255,6 +280,8 @@ impl Served {
             measured_bytes,
             known_bytes: AtomicU64::new(measured_bytes.unwrap_or(0)),
             state: Mutex::new(State::Cold),
+            troubles: Mutex::default(),
+            counted: Mutex::default(),
             use_of: Mutex::new(Use { last: Instant::now(), mean_gap: Duration::from_secs(60) }),
             name,
             revision,
@@ -264,7 +291,9 @@ impl Served {
             path,
             pipeline,
             file_bytes,
+            isolation: settings.isolation.unwrap_or(if language.is_some() { Isolation::Process } else { Isolation::Thread }),
             settings,
+            speaker,
             metrics,
             meter,
             memory,
@@ -274,6 +303,17 @@ impl Served {
     /// Fails where there is no file to load.
     pub(crate) fn check_path(&self) -> Result<()> {
         self.path.as_ref().map(|_| ()).map_err(Error::clone)
+    }
+
+    /// Refuses tensors where texts are wanted.
+    pub(crate) fn check_tensors(&self) -> Result<()> {
+        match self.language {
+            Some(_) => Err(Error::Invalid(format!(
+                "deployment {} is a language model, which takes no tensors: call /v1/chat/completions or /v1/embeddings",
+                self.name
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Why the model cannot be loaded, if that was tried.
@@ -302,6 +342,11 @@ impl Served {
         self.memory.unload(self, reason)
     }
 
+    /// Whether nobody waits for its answers.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_idle() && self.counters.in_flight.load(Relaxed) == 0
+    }
+
     /// The threads that a batch computes on: what somebody decided, or all processors for a model that has work for them.
     pub(crate) fn threads(&self) -> usize {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -314,6 +359,7 @@ impl Served {
         match &self.loaded()?.engine {
             Engine::Local(_) => None,
             Engine::Remote(worker) => Some(worker.limited_by()),
+            Engine::Language(speaker) => speaker.limited_by(),
         }
     }
 
@@ -332,7 +378,7 @@ impl Served {
             let mut state = self.lock();
             match &*state {
                 State::Ready(loaded) => return Ok(Arc::clone(loaded)),
-                State::Failed(at, error) if at.elapsed() < FAILURE_KEPT => return Err(error.clone()),
+                State::Failed(until, error) if Instant::now() < *until => return Err(waiting(error, *until)),
                 State::Loading(loaded) => loaded.clone(),
                 State::Cold | State::Failed(..) => {
                     let (teller, loaded) = watch::channel(None);
@@ -368,7 +414,8 @@ impl Served {
             }
             Err(error) => {
                 tracing::warn!(%error, "model not loaded");
-                State::Failed(Instant::now(), error.clone())
+                let kept = doubled(FAILURE_KEPT, self.trouble() - 1);
+                State::Failed(Instant::now() + kept, error.clone())
             }
         };
         drop(state);
@@ -388,8 +435,8 @@ impl Served {
         }
     }
 
-    /// The process that has the model ended. It is started again by the next call, unless it ended
-    /// before it answered anything: then it is left alone for a while.
+    /// The process that has the model ended. It is started again by the next call, unless it ended before it answered
+    /// anything, or several times in a row: then it is left alone for a while, for longer each time.
     pub(crate) fn crashed(&self, loaded: &Loaded) {
         let mut state = self.lock();
         if let State::Ready(present) = &*state
@@ -397,12 +444,54 @@ impl Served {
         {
             self.metrics.evicted(Eviction::Crash);
             tracing::error!(deployment = %self.name, version = %self.id, "the process that serves the model ended");
-            *state = if loaded.has_answered.load(Relaxed) {
-                State::Cold
-            } else {
-                State::Failed(Instant::now(), Error::Crashed { deployment: self.name.to_string() })
+            let times = self.trouble();
+            // Once is chance, if it has worked before.
+            let alone = if loaded.has_answered.load(Relaxed) { times - 1 } else { times };
+            *state = match alone {
+                0 => State::Cold,
+                _ => State::Failed(
+                    Instant::now() + doubled(CRASH_KEPT, alone - 1),
+                    Error::Busy {
+                        reason: format!(
+                            "the process that serves deployment {} ended {times} times in a row, and is left alone for a while",
+                            self.name
+                        ),
+                        retry_after_seconds: 1,
+                    },
+                ),
             };
         }
+    }
+
+    /// One more failure; how many there were in a row.
+    fn trouble(&self) -> u32 {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if troubles.last.is_some_and(|last| last.elapsed() > RECOVERED + KEPT_AT_MOST) {
+            troubles.count = 0;
+        }
+        troubles.last = Some(Instant::now());
+        troubles.count = troubles.count.saturating_add(1);
+        troubles.count
+    }
+
+    /// Adds what a language model's scheduler has counted since it was last asked.
+    pub(crate) fn count_tokens(&self, speaker: &dyn Speaker) {
+        let now = speaker.statistics();
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = now.since(&counted);
+        *counted = now;
+        drop(counted);
+        if new.wasted_cpu_seconds > 0.0 {
+            let usage = self.usage(0, 0, new.wasted_cpu_seconds);
+            self.metrics.spent(&usage);
+            self.meter.record(usage);
+        }
+        self.metrics.count_tokens(&new);
+    }
+
+    /// A language model that was just loaded has counted nothing yet.
+    pub(crate) fn begin_counting(&self) {
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Statistics::default();
     }
 
     /// Notes that somebody calls.
@@ -422,7 +511,8 @@ impl Served {
             key: self.key,
             bytes: loaded.bytes,
             load_joules: loaded.load_joules,
-            last_used: use_of.last.max(loaded.since),
+            // One that answers just now is in use.
+            last_used: if self.is_idle() { use_of.last.max(loaded.since) } else { Instant::now() },
             gap: use_of.mean_gap,
             pinned: self.settings.pin,
             keep_alive: self.settings.keep_alive,
@@ -482,13 +572,29 @@ impl Served {
             requests,
             rows,
             cpu_seconds,
-            in_child: self.settings.isolation == Isolation::Process,
+            in_child: self.isolation == Isolation::Process,
             energy: self.meter.dynamic_energy(cpu_seconds),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A time, doubled so many times.
+fn doubled(time: Duration, times: u32) -> Duration {
+    time.saturating_mul(1 << times.min(16)).min(KEPT_AT_MOST)
+}
+
+/// What is told of a failure until it is tried again.
+fn waiting(error: &Error, until: Instant) -> Error {
+    match error {
+        Error::Busy { reason, .. } => {
+            let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+            Error::Busy { reason: reason.clone(), retry_after_seconds: (seconds as u64).max(1) }
+        }
+        other => other.clone(),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use wattle_core::{Energy, ModelVersionId, Name, nearest};
-use wattle_engine::{Tensor, in_order, tokens::Token};
+use wattle_engine::{Tensor, in_order};
 use wattle_meter::Meter;
 use wattle_store::{Settings, Store};
 
@@ -15,7 +16,6 @@ use crate::{
     Context, Error, Launcher, Result,
     admit::{Admission, Place},
     batch::Answered,
-    language::{Embedded, Generate, Pieces, Prompt},
     memory::Memory,
     metrics::{Eviction, Metrics, Phases, Refusal},
     replica::{Replica, Served},
@@ -36,6 +36,19 @@ pub struct ServeOptions {
     pub memory_budget_bytes: u64,
     /// What deployments do not say themselves.
     pub defaults: Settings,
+    /// The bounds of each language model.
+    pub language: LanguageOptions,
+}
+
+/// The bounds of each language model.
+#[derive(Debug, Clone)]
+pub struct LanguageOptions {
+    /// Requests that may wait.
+    pub max_waiting: usize,
+    /// Where prefixes are kept while their models are not loaded; nowhere when absent.
+    pub prefixes: Option<PathBuf>,
+    /// How many bytes of them for each model.
+    pub prefix_bytes: u64,
 }
 
 /// An answer and what it cost.
@@ -66,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) admission: Admission,
     pub(crate) memory: Arc<Memory>,
     pub(crate) defaults: Settings,
+    pub(crate) max_tenant_requests: usize,
+    pub(crate) language: LanguageOptions,
     pub(crate) places_a_deployment: usize,
     table: RwLock<Table>,
     /// Revisions that are being made ready to answer, by deployment and number.
@@ -73,7 +88,7 @@ pub(crate) struct Inner {
     /// One reload at a time, so that an older view never overwrites a newer one.
     pub(crate) reloading: tokio::sync::Mutex<()>,
     /// Rung when a canary has failed.
-    failed: Notify,
+    pub(crate) failed: Notify,
 }
 
 /// A call that has its place: on one version, whatever the deployment's name serves meanwhile.
@@ -87,6 +102,15 @@ pub struct Call {
 impl Call {
     /// What is called.
     pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// What its caller says of it.
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Replica> {
         &self.replica
     }
 
@@ -115,6 +139,8 @@ impl Server {
                 metrics,
                 admission: Admission::new(options.max_computing, options.max_waiting, options.max_tenant_requests),
                 defaults: options.defaults,
+                language: options.language,
+                max_tenant_requests: options.max_tenant_requests,
                 // The others always find a quarter, however slow one is.
                 places_a_deployment: places - places / 4,
                 table: RwLock::default(),
@@ -191,32 +217,13 @@ impl Server {
     /// runs to its end and is accounted for.
     pub async fn predict(&self, call: Call, inputs: Vec<Tensor>) -> Result<Prediction> {
         let (replica, served) = (&call.replica, call.replica.served());
+        served.check_tensors()?;
         let inputs = in_order(&served.signature, inputs).map_err(|error| Error::Invalid(error.to_string()))?;
         let answered = self.ask(replica, &call.context, inputs, 0).await?;
         let Answered { outputs, cpu_seconds, queue, batch, compute } = answered;
         let phases = Phases { queue, batch, compute, ..Phases::default() };
         let energy = self.inner.meter.dynamic_energy(cpu_seconds);
         Ok(Prediction { model: served.id.clone(), outputs, cpu_seconds, energy, phases })
-    }
-
-    /// Has a language model answer.
-    pub async fn generate(&self, _call: Call, _request: Generate) -> Result<Pieces> {
-        Err(Error::Internal("not wired".into()))
-    }
-
-    /// Embeds texts.
-    pub async fn embed(&self, _call: Call, _texts: Vec<Prompt>) -> Result<Embedded> {
-        Err(Error::Internal("not wired".into()))
-    }
-
-    /// The tokens of a prompt by a language model's vocabulary.
-    pub async fn tokenize(&self, _call: Call, _prompt: Prompt) -> Result<Vec<Token>> {
-        Err(Error::Internal("not wired".into()))
-    }
-
-    /// The bytes of tokens by a language model's vocabulary, names of special tokens among them.
-    pub async fn detokenize(&self, _call: Call, _tokens: Vec<Token>) -> Result<Vec<u8>> {
-        Err(Error::Internal("not wired".into()))
     }
 
     /// Has a revision answer inputs that fit: its shadow gets a copy, and its trial counts the call.

@@ -122,7 +122,7 @@ impl Served {
             mean_compute_ms: (requests > 0).then(|| ms(counters.compute_micros.load(Relaxed)) / requests as f64),
             load_ms: loaded.is_some().then(|| ms(counters.load_micros.load(Relaxed))),
             resident_bytes: loaded.map_or(0, |loaded| loaded.bytes),
-            isolation: self.settings.isolation,
+            isolation: self.isolation,
             limited_by: self.limited_by().map(str::to_owned),
         }
     }

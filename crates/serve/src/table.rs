@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use wattle_core::{Name, Signature};
+use wattle_core::{LanguageModel, Name, Signature};
 use wattle_store::{Deployment, Revision};
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     replica::{Parts, Replica, Served},
     rollout::Gate,
     shadow::Shadow,
+    speaker::SpeakerSettings,
     trial::{Door, Side, Trial},
 };
 
@@ -23,6 +24,11 @@ use crate::{
 pub struct Prepared {
     _served: Arc<Served>,
 }
+
+/// Sequences of a language model: those that answer, and those that are kept for their prefixes.
+const SEQUENCES: u32 = 64;
+/// What a language model keeps of tokens where nobody said how much: its context, within these bounds.
+const CELLS: std::ops::RangeInclusive<u64> = 8192..=32768;
 
 /// What is served under each name.
 pub(crate) type Table = BTreeMap<Name, Arc<Replica>>;
@@ -89,7 +95,7 @@ impl Server {
         // What still answers calls goes when the last of them is answered.
         for replica in before.into_values() {
             let gone = replica.all_served().into_iter().filter(|served| !kept.contains_key(&served.key));
-            for served in gone.filter(|served| served.queue.is_idle()) {
+            for served in gone.filter(|served| served.is_idle()) {
                 served.unload(Eviction::Replaced);
             }
         }
@@ -157,23 +163,45 @@ impl Server {
                 Err(error) => path = Err(load_error(error.to_string())),
             }
         }
-        let settings = revision.settings.or(&inner.defaults);
+        let settings = revision.settings.or(&inner.defaults).resolve();
+        let language = manifest.as_ref().and_then(|manifest| manifest.language.clone());
+        let speaker = manifest.as_ref().zip(language.as_ref()).map(|(manifest, language)| SpeakerSettings {
+            identity: manifest.digest.to_string(),
+            threads: settings.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32)),
+            sequences: if language.embeds { 0 } else { SEQUENCES },
+            cells: settings.kv_cells.unwrap_or_else(|| default_cells(language)),
+            max_inter_token: settings.max_inter_token,
+            max_waiting: inner.language.max_waiting,
+            max_tenant_requests: inner.max_tenant_requests,
+            speculates: settings.speculate,
+            saved: inner.language.prefixes.as_ref().map(|folder| folder.join(format!("{}-{}", id.model, id.version))),
+            saved_bytes: inner.language.prefix_bytes,
+        });
+        let file_bytes = manifest.as_ref().map_or(0, |manifest| manifest.bytes);
+        let measured_bytes = match (&language, &speaker) {
+            // What it will say itself once it is loaded, but for what is between layers.
+            (Some(language), Some(speaker)) => {
+                Some(file_bytes + u64::from(speaker.cells) * language.cache_bytes_per_token)
+            }
+            _ => manifest.as_ref().and_then(|manifest| manifest.resident_bytes),
+        };
         let places = present.map(|present| Arc::clone(&present.served().places));
         Served::new(Parts {
             name: name.clone(),
             revision: revision.revision,
             metrics: inner.metrics.revision(metrics::Revision { deployment: name.clone(), model: id.clone() }),
             id,
-            file_bytes: manifest.as_ref().map_or(0, |manifest| manifest.bytes),
-            measured_bytes: manifest.as_ref().and_then(|manifest| manifest.resident_bytes),
-            language: manifest.as_ref().and_then(|manifest| manifest.language.clone()),
+            file_bytes,
+            measured_bytes,
+            language,
+            speaker,
             signature: match manifest {
                 Some(manifest) => manifest.signature,
                 None => Signature { inputs: Vec::new(), outputs: Vec::new() },
             },
             path,
             pipeline,
-            settings: settings.resolve(),
+            settings,
             places: places.unwrap_or_else(|| Arc::new(Semaphore::new(inner.places_a_deployment))),
             meter: inner.meter.clone(),
             memory: Arc::clone(&inner.memory),
@@ -185,4 +213,9 @@ impl Server {
         let prepared = self.inner.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         prepared.get(&(name.clone(), revision))?.upgrade()
     }
+}
+
+/// How many tokens a language model keeps the keys and values of.
+fn default_cells(language: &LanguageModel) -> u32 {
+    language.context_tokens.clamp(*CELLS.start(), *CELLS.end()) as u32
 }

@@ -18,6 +18,13 @@ const LEAST_MEMORY_LIMIT_BYTES: u64 = 32 << 20;
 /// The least share of a processor that moves at all.
 const LEAST_CPU_LIMIT: f64 = 0.01;
 
+/// A call needs some tokens at least.
+const LEAST_KV_CELLS: u32 = 256;
+/// The most that an engine counts, 2^28.
+const MOST_KV_CELLS: u32 = 1 << 28;
+/// The longest that a token may take, a minute.
+const MOST_INTER_TOKEN_MS: f64 = 60_000.0;
+
 /// How a revision is served, as it was asked for. What is left open is decided when it is served: by the server's
 /// configuration, and by [`Settings::resolve`] where that says nothing either.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -47,6 +54,15 @@ pub struct Settings {
     /// The most processors that its process may use; 1.5 are one and a half.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_limit: Option<f64>,
+    /// Tokens whose keys and values a language model keeps, of all its calls together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cells: Option<u32>,
+    /// How long a token of a language model's answer may take while prompts of other calls are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_inter_token_ms: Option<f64>,
+    /// Whether a language model's next tokens are drafted out of what was said before, and checked at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculate: Option<bool>,
     /// A canary is rolled back when the share of its calls that fail is larger than the stable revision's by more than
     /// this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,8 +79,8 @@ pub struct ResolvedSettings {
     pub max_batch_size: u32,
     /// How long a call may wait for others to join its batch.
     pub max_queue_delay: Duration,
-    /// Where the model lives.
-    pub isolation: Isolation,
+    /// Where the model lives; without, its kind decides.
+    pub isolation: Option<Isolation>,
     /// The threads that one call computes on; without, the model's size decides.
     pub threads: Option<u32>,
     /// How long the model stays in memory after its last call; without, what it costs decides.
@@ -75,6 +91,12 @@ pub struct ResolvedSettings {
     pub memory_limit_bytes: Option<u64>,
     /// The most processors that its process may use.
     pub cpu_limit: Option<f64>,
+    /// Tokens whose keys and values a language model keeps; without, its context decides.
+    pub kv_cells: Option<u32>,
+    /// How long a token of a language model's answer may take while prompts of other calls are read.
+    pub max_inter_token: Duration,
+    /// Whether a language model's next tokens are drafted.
+    pub speculate: bool,
     /// By how much the share of a canary's calls that fail may be larger than the stable revision's, in percent.
     pub gate_max_error_percent: f64,
     /// How many calls a canary answers before it is judged.
@@ -104,6 +126,9 @@ impl Settings {
             pin: self.pin.or(others.pin),
             memory_limit_bytes: self.memory_limit_bytes.or(others.memory_limit_bytes),
             cpu_limit: self.cpu_limit.or(others.cpu_limit),
+            kv_cells: self.kv_cells.or(others.kv_cells),
+            max_inter_token_ms: self.max_inter_token_ms.or(others.max_inter_token_ms),
+            speculate: self.speculate.or(others.speculate),
             gate_max_error_percent: self.gate_max_error_percent.or(others.gate_max_error_percent),
             gate_min_calls: self.gate_min_calls.or(others.gate_min_calls),
         }
@@ -114,12 +139,15 @@ impl Settings {
         ResolvedSettings {
             max_batch_size: self.max_batch_size.unwrap_or(32),
             max_queue_delay: Duration::from_secs_f64(self.max_queue_delay_ms.unwrap_or(0.0) / 1000.0),
-            isolation: self.isolation.unwrap_or(Isolation::Thread),
+            isolation: self.isolation,
             threads: self.threads,
             keep_alive: self.keep_alive_seconds.map(Duration::from_secs),
             pin: self.pin.unwrap_or(false),
             memory_limit_bytes: self.memory_limit_bytes,
             cpu_limit: self.cpu_limit,
+            kv_cells: self.kv_cells,
+            max_inter_token: Duration::from_secs_f64(self.max_inter_token_ms.unwrap_or(100.0) / 1000.0),
+            speculate: self.speculate.unwrap_or(true),
             gate_max_error_percent: self.gate_max_error_percent.unwrap_or(5.0),
             gate_min_calls: self.gate_min_calls.unwrap_or(20),
         }
@@ -133,6 +161,8 @@ impl Settings {
         within("keep_alive_seconds", self.keep_alive_seconds, 0, MOST_KEEP_ALIVE_SECONDS)?;
         within("memory_limit_bytes", self.memory_limit_bytes, LEAST_MEMORY_LIMIT_BYTES, 1 << 60)?;
         within("cpu_limit", self.cpu_limit, LEAST_CPU_LIMIT, f64::from(MOST_PROCESSORS))?;
+        within("kv_cells", self.kv_cells, LEAST_KV_CELLS, MOST_KV_CELLS)?;
+        within("max_inter_token_ms", self.max_inter_token_ms, 1.0, MOST_INTER_TOKEN_MS)?;
         within("gate_max_error_percent", self.gate_max_error_percent, 0.0, 100.0)?;
         within("gate_min_calls", self.gate_min_calls, 1, u32::MAX)?;
         let limited =
@@ -200,7 +230,7 @@ mod tests {
             Settings { max_batch_size: Some(64), pin: Some(true), threads: Some(2), ..Settings::default() };
         let resolved = own.or(&configured).resolve();
         assert_eq!((resolved.max_batch_size, resolved.pin, resolved.threads), (8, false, Some(2)));
-        assert_eq!((resolved.isolation, resolved.keep_alive), (Isolation::Thread, None));
+        assert_eq!((resolved.isolation, resolved.keep_alive), (None, None));
         assert_eq!(own.or(&Settings::default()), own);
     }
 

@@ -1,12 +1,14 @@
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use wattle_core::{Activity, Label, Usage};
+
+use crate::tokens::Statistics;
 
 use super::{
     Eviction, Gauge, Protocol, Refusal,
@@ -64,6 +66,7 @@ pub struct RevisionMetrics {
     cancelled: AtomicU64,
     calls: Spent,
     loads: Spent,
+    tokens: Mutex<Statistics>,
 }
 
 /// Processor time and energy.
@@ -106,6 +109,7 @@ impl RevisionMetrics {
             cancelled: AtomicU64::new(0),
             calls: Spent::default(),
             loads: Spent::default(),
+            tokens: Mutex::default(),
         }
     }
 
@@ -144,6 +148,17 @@ impl RevisionMetrics {
     /// Counts a model's leaving memory.
     pub fn evicted(&self, reason: Eviction) {
         self.evictions[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Adds what a language model's scheduler has counted since it was last asked.
+    pub fn count_tokens(&self, new: &Statistics) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        *tokens = new.after(&tokens);
+    }
+
+    /// What the schedulers of a language model have counted, a second ago at most.
+    pub fn tokens(&self) -> Statistics {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Adds what was spent for this revision: on its loads, or on its calls, also on those that failed.

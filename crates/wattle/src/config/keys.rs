@@ -104,6 +104,8 @@ fn table() -> Vec<Key> {
         Key::new("limits.max_calls_per_tenant", optional(whole(1..=MOST_CALLS)), |s| &mut s.max_calls_per_tenant)
             .about("Calls of one named tenant that may compute or wait; more are refused with 429.")
             .default_is("half of those that may compute or wait"),
+        Key::new("limits.max_waiting_generations", whole(1..=MOST_CALLS), |s| &mut s.max_waiting_generations)
+            .about("Calls of one language model that may wait for their turn; more are refused with 429."),
         Key::new("limits.max_body_bytes", bytes(1..=MOST_BODY_BYTES), |s| &mut s.max_body_bytes)
             .about("The largest body of a call.")
             .flag("max-body-bytes"),
@@ -135,6 +137,8 @@ fn table() -> Vec<Key> {
             .about("The memory that models may take together; the least valuable make room.")
             .flag("memory-budget")
             .default_is("half of the machine's or the container's"),
+        Key::new("memory.prefix_bytes", bytes(0..=MOST_MEMORY_BYTES), |s| &mut s.prefix_bytes)
+            .about("What each language model may keep of its prompts on the disk while it is not loaded."),
         Key::new("deployments.max_batch_size", optional(whole(1..=1 << 20)), |s| &mut s.deployments.max_batch_size)
             .about("The most rows that are computed at once; 1 computes every call alone."),
         Key::new("deployments.max_queue_delay_ms", optional(quantity("MS", "milliseconds", 0.0..=60_000.0)), |s| {
@@ -144,7 +148,8 @@ fn table() -> Vec<Key> {
         Key::new("deployments.isolation", optional(choice("thread|process", ISOLATIONS)), |s| {
             &mut s.deployments.isolation
         })
-        .about("Where a model lives: on threads of the server, or in a process whose crash costs its own calls alone."),
+        .about("Where a model lives: on threads of the server, or in a process whose crash costs its own calls alone.")
+        .default_is("process for language models, thread for all others"),
         Key::new("deployments.threads", optional(whole(1..=4096)), |s| &mut s.deployments.threads)
             .about("The threads that one call computes on.")
             .default_is("one, and all processors for models of 4 MiB and more"),
@@ -153,6 +158,13 @@ fn table() -> Vec<Key> {
         })
         .about("How long a model stays in memory after its last call.")
         .default_is("what it costs to stay and to load again decides"),
+        Key::new("deployments.kv_cells", optional(whole(256..=1 << 28)), |s| &mut s.deployments.kv_cells)
+            .about("Tokens whose keys and values a language model keeps, of all its calls together.")
+            .default_is("8192, or as many as the model's context has, up to 32768"),
+        Key::new("deployments.max_inter_token_ms", optional(quantity("MS", "milliseconds", 1.0..=60_000.0)), |s| {
+            &mut s.deployments.max_inter_token_ms
+        })
+        .about("How long a token of a language model's answer may take while prompts of other calls are read."),
         Key::new("training.max_running", whole(1..=MOST_JOBS), |s| &mut s.max_training)
             .about("Training jobs that run at once; others wait.")
             .flag("max-training"),

@@ -6,7 +6,7 @@ use std::{
 
 use wattle_api::http::{ConnectionLimits, Limits, TlsFiles};
 use wattle_meter::SensorConfig;
-use wattle_serve::ServeOptions;
+use wattle_serve::{LanguageOptions, ServeOptions};
 
 use super::{Loaded, Problem, Problems, Settings, settings::LogFormat};
 
@@ -63,7 +63,6 @@ impl Loaded {
         };
         match said.data_dir {
             Some(data_dir) if problems.is_empty() => Ok(Config {
-                data_dir,
                 grace: said.grace,
                 serving: ServeOptions {
                     max_computing: said.max_computing,
@@ -71,6 +70,11 @@ impl Loaded {
                     max_tenant_requests: said.max_calls_per_tenant.unwrap_or(usize::MAX),
                     memory_budget_bytes: said.memory_budget_bytes,
                     defaults: said.deployments,
+                    language: LanguageOptions {
+                        max_waiting: said.max_waiting_generations,
+                        prefixes: Some(data_dir.join("prefixes")),
+                        prefix_bytes: said.prefix_bytes,
+                    },
                 },
                 limits: Limits {
                     max_body_bytes: said.max_body_bytes,
@@ -92,6 +96,7 @@ impl Loaded {
                 sensor,
                 log_format: said.log_format,
                 log_filter: said.log_filter,
+                data_dir,
                 traces: said.otlp_endpoint.map(|endpoint| (endpoint, said.service_name)),
             }),
             _ => Err(Problems(problems)),

@@ -20,6 +20,7 @@ pub(crate) struct Settings {
     pub(super) max_computing: usize,
     pub(super) max_waiting: usize,
     pub(super) max_calls_per_tenant: Option<usize>,
+    pub(super) max_waiting_generations: usize,
     pub(super) max_body_bytes: usize,
     pub(super) max_upload_bytes: u64,
     pub(super) max_connections: usize,
@@ -30,6 +31,7 @@ pub(crate) struct Settings {
     pub(super) write_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) memory_budget_bytes: u64,
+    pub(super) prefix_bytes: u64,
     pub(super) deployments: wattle_store::Settings,
     pub(super) max_training: usize,
     pub(super) idle_watts: Option<f64>,
@@ -74,6 +76,7 @@ impl Settings {
             max_computing: thread::available_parallelism().map_or(1, usize::from),
             max_waiting: 2048,
             max_calls_per_tenant: None,
+            max_waiting_generations: 256,
             max_body_bytes: 16 << 20,
             max_upload_bytes: 64 << 30,
             max_connections: 4096,
@@ -85,6 +88,7 @@ impl Settings {
             idle_timeout: Duration::from_secs(75),
             // Whole MiB are easier to read.
             memory_budget_bytes: wattle_meter::memory_bytes().map_or(1 << 30, |bytes| (bytes >> 21).max(1) << 20),
+            prefix_bytes: 512 << 20,
             deployments: deployments(),
             max_training: 1,
             idle_watts: None,
@@ -103,9 +107,10 @@ fn deployments() -> wattle_store::Settings {
     wattle_store::Settings {
         max_batch_size: Some(decided.max_batch_size),
         max_queue_delay_ms: Some(decided.max_queue_delay.as_secs_f64() * 1000.0),
-        isolation: Some(decided.isolation),
+        isolation: decided.isolation,
         threads: decided.threads,
         keep_alive_seconds: decided.keep_alive.map(|time| time.as_secs()),
+        max_inter_token_ms: Some(decided.max_inter_token.as_secs_f64() * 1000.0),
         ..wattle_store::Settings::default()
     }
 }

@@ -59,6 +59,15 @@ pub(crate) struct SettingsFlags {
     /// The most processors that its process may use, as in 1.5.
     #[arg(long, value_name = "PROCESSORS")]
     cpu_limit: Option<f64>,
+    /// Keep the keys and values of so many tokens of a language model, of all its calls together.
+    #[arg(long, value_name = "TOKENS")]
+    kv_cells: Option<u32>,
+    /// Let a token of a language model's answer take so long while prompts of other calls are read.
+    #[arg(long, value_name = "MS")]
+    max_inter_token_ms: Option<f64>,
+    /// Draft a language model's next tokens out of what was said before, and check them at once.
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    speculate: Option<bool>,
     /// Roll a canary back when its calls fail more often than the others, by more than this.
     #[arg(long, value_name = "PERCENT")]
     gate_max_error_percent: Option<f64>,
@@ -78,6 +87,9 @@ impl SettingsFlags {
             pin: self.pin,
             memory_limit_bytes: self.memory_limit.map(u64::from),
             cpu_limit: self.cpu_limit,
+            kv_cells: self.kv_cells,
+            max_inter_token_ms: self.max_inter_token_ms,
+            speculate: self.speculate,
             gate_max_error_percent: self.gate_max_error_percent,
             gate_min_calls: self.gate_min_calls,
         }

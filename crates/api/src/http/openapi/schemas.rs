@@ -133,6 +133,9 @@ fn rollout() -> Schemas {
     let mut settings = object(&[
         ("max_batch_size?", json!({"type": "integer", "minimum": 1})),
         ("max_queue_delay_ms?", json!({"type": "number", "minimum": 0})),
+        ("kv_cells?", json!({"type": "integer", "minimum": 256})),
+        ("max_inter_token_ms?", json!({"type": "number", "minimum": 1})),
+        ("speculate?", json!({"type": "boolean"})),
         ("isolation?", json!({"type": "string", "enum": ["thread", "process"]})),
         ("threads?", json!({"type": "integer", "minimum": 1})),
         ("keep_alive_seconds?", count()),

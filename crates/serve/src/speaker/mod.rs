@@ -1,0 +1,116 @@
+//! What answers a language model's calls: a scheduler in this process, or a process of its own that has one.
+
+mod local;
+
+use std::{path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use wattle_core::Name;
+use wattle_engine::tokens::Token;
+
+use crate::{
+    Priority, Result,
+    language::{Embedded, Generate, Pieces, Prompt},
+    tokens::Statistics,
+};
+
+pub use local::LocalSpeaker;
+
+/// Who has a language model answer, how urgent it is, and for how long.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asker {
+    /// Who pays; nobody in particular when absent.
+    pub tenant: Option<String>,
+    /// Who goes first when several wait.
+    pub priority: Priority,
+    /// For how long somebody waits for the answer.
+    pub patience: Option<Duration>,
+}
+
+/// What a language model is loaded for.
+#[derive(Debug, Clone)]
+pub struct SpeakerOrder {
+    /// The deployment, for logs and messages.
+    pub deployment: Name,
+    /// The model's file.
+    pub model: PathBuf,
+    /// How it is served.
+    pub settings: SpeakerSettings,
+    /// The most memory that the process may take.
+    pub memory_limit_bytes: Option<u64>,
+    /// The most processors that it may use.
+    pub cpu_limit: Option<f64>,
+}
+
+/// How a language model is served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpeakerSettings {
+    /// What tells its file from every other: its digest.
+    pub identity: String,
+    /// The threads that compute.
+    pub threads: u32,
+    /// Sequences that may be there at once.
+    pub sequences: u32,
+    /// Tokens whose keys and values are kept, of all sequences together.
+    pub cells: u32,
+    /// How long a step may take while answers grow.
+    pub max_inter_token: Duration,
+    /// Requests that may wait.
+    pub max_waiting: usize,
+    /// Requests of one tenant that may be here.
+    pub max_tenant_requests: usize,
+    /// Whether tokens are drafted out of what was said before.
+    pub speculates: bool,
+    /// Where prefixes are kept while the model is not loaded.
+    pub saved: Option<PathBuf>,
+    /// How many bytes of them.
+    pub saved_bytes: u64,
+}
+
+/// Answers the calls of one language model. Whatever it holds goes when this is dropped.
+#[async_trait]
+pub trait Speaker: Send + Sync + 'static {
+    /// Begins an answer.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for what no answer fits; [`crate::Error::TooMany`] when too many wait;
+    /// [`crate::Error::Crashed`] when its process ended, also in the midst of the pieces.
+    async fn generate(&self, request: Generate, asker: Asker) -> Result<Pieces>;
+
+    /// Embeds texts.
+    ///
+    /// # Errors
+    /// As [`Speaker::generate`].
+    async fn embed(&self, texts: Vec<Prompt>, asker: Asker) -> Result<Embedded>;
+
+    /// The tokens of a prompt, as they would be computed.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for tokens that there are not.
+    async fn tokenize(&self, prompt: Prompt) -> Result<Vec<Token>>;
+
+    /// The bytes of tokens.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for tokens that there are not.
+    async fn detokenize(&self, tokens: Vec<Token>) -> Result<Vec<u8>>;
+
+    /// What it did since it was loaded; a second old at most.
+    fn statistics(&self) -> Statistics;
+
+    /// Keeps what will be of use when the model is loaded again.
+    async fn save(&self);
+
+    /// Whether it can still answer.
+    fn is_alive(&self) -> bool;
+
+    /// What it takes in memory, in bytes.
+    fn resident_bytes(&self) -> u64;
+
+    /// Processor time that loading took.
+    fn load_cpu_seconds(&self) -> f64;
+
+    /// By what its process's limits hold; nothing without a process.
+    fn limited_by(&self) -> Option<&'static str>;
+}
