@@ -270,6 +270,8 @@ impl Served {
         static KEYS: AtomicU64 = AtomicU64::new(0);
         let Parts { name, revision, id, signature, path, file_bytes, measured_bytes, settings, .. } = parts;
         let Parts { language, speaker, pipeline, places, metrics, meter, memory, .. } = parts;
+        // A language model's file says more than is checked before it computes.
+        let usual = if language.is_some() { Isolation::Process } else { Isolation::Thread };
         let has_rows = signature.inputs.iter().chain(&signature.outputs).all(|spec| spec.shape.first() == Some(&-1));
         let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
         Arc::new(Served {
@@ -291,7 +293,7 @@ impl Served {
             path,
             pipeline,
             file_bytes,
-            isolation: settings.isolation.unwrap_or(if language.is_some() { Isolation::Process } else { Isolation::Thread }),
+            isolation: settings.isolation.unwrap_or(usual),
             settings,
             speaker,
             metrics,

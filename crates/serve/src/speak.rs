@@ -32,10 +32,8 @@ impl Server {
         let asker = asker(call.context())?;
         let replica = Arc::clone(call.shared());
         let begun = Instant::now();
-        let (loaded, pieces) = self.speak(&replica, async |speaker| {
-            speaker.generate(request.clone(), asker.clone()).await
-        })
-        .await?;
+        let (loaded, pieces) =
+            self.speak(&replica, async |speaker| speaker.generate(request.clone(), asker.clone()).await).await?;
         loaded.has_answered.store(true, Relaxed);
         Ok(Box::pin(Spoken { pieces, server: self.clone(), call, loaded, begun, ended: false }))
     }
@@ -54,7 +52,10 @@ impl Server {
             .inspect_err(|error| self.ended(call.shared(), Err(error)))?;
         self.ended(call.shared(), Ok(()));
         let served = call.replica().served();
-        served.account(&Batch { compute: begun.elapsed(), ..Batch::of_one(count, false, embedded.cpu_seconds, begun.elapsed()) });
+        served.account(&Batch {
+            compute: begun.elapsed(),
+            ..Batch::of_one(count, false, embedded.cpu_seconds, begun.elapsed())
+        });
         embedded.energy = Some(self.inner.meter.dynamic_energy(embedded.cpu_seconds));
         Ok(embedded)
     }

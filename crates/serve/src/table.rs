@@ -167,7 +167,9 @@ impl Server {
         let language = manifest.as_ref().and_then(|manifest| manifest.language.clone());
         let speaker = manifest.as_ref().zip(language.as_ref()).map(|(manifest, language)| SpeakerSettings {
             identity: manifest.digest.to_string(),
-            threads: settings.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32)),
+            threads: settings
+                .threads
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32)),
             sequences: if language.embeds { 0 } else { SEQUENCES },
             cells: settings.kv_cells.unwrap_or_else(|| default_cells(language)),
             max_inter_token: settings.max_inter_token,

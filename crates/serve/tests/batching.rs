@@ -15,7 +15,10 @@ use async_trait::async_trait;
 use support::{Place, options, place, place_with, rows, x};
 use wattle_core::{Datatype, TensorSpec};
 use wattle_engine::{Data, Tensor, onnx::graph::GraphBuilder};
-use wattle_serve::{Computed, Context, Error, Launcher, Prediction, Priority, ServeOptions, Worker, WorkerOrder};
+use wattle_serve::{
+    Computed, Context, Error, Launcher, Prediction, Priority, Result, ServeOptions, Worker, WorkerOrder,
+    speaker::{Speaker, SpeakerOrder},
+};
 use wattle_store::{Isolation, Settings};
 
 /// Batches of up to `max_batch_size` rows, for which the first call waits as good as for ever.
@@ -139,6 +142,10 @@ struct Echo {
 
 #[async_trait]
 impl Launcher for Fragile {
+    async fn launch_speaker(&self, _: SpeakerOrder) -> Result<Arc<dyn Speaker>> {
+        unreachable!("no test of batches has a language model")
+    }
+
     async fn launch(&self, _: WorkerOrder) -> Result<Arc<dyn Worker>, Error> {
         let most_batches = if self.launched.fetch_add(1, Relaxed) == 0 { 1 } else { usize::MAX };
         Ok(Arc::new(Echo { batches: AtomicUsize::new(0), most_batches }))

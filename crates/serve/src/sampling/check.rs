@@ -53,7 +53,9 @@ pub(super) fn check(request: &Generate, vocabulary: u32) -> Result<()> {
         Constraint::JsonSchema(text) | Constraint::Regex(text) | Constraint::Lark(text) => text.len(),
     };
     if bytes > MOST_CONSTRAINT_BYTES {
-        return refuse(format!("the answer's form takes {bytes} bytes to say, and {MOST_CONSTRAINT_BYTES} is the most"));
+        return refuse(format!(
+            "the answer's form takes {bytes} bytes to say, and {MOST_CONSTRAINT_BYTES} is the most"
+        ));
     }
     Ok(())
 }

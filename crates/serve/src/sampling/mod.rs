@@ -32,7 +32,8 @@ pub fn answers(request: &Generate, prompt: &[Token], words: &Words) -> Result<Ve
     let seed = request.sampling.seed.unwrap_or_else(|| fastrand::u64(..));
     let answers = (0..request.best_of).map(|index| {
         let constraint = constraint.as_ref().map(|constraint| constraint.deep_clone());
-        Box::new(Sampled::new(request, prompt, words, seed.wrapping_add(u64::from(index)), constraint)) as Box<dyn Answer>
+        Box::new(Sampled::new(request, prompt, words, seed.wrapping_add(u64::from(index)), constraint))
+            as Box<dyn Answer>
     });
     Ok(answers.collect())
 }

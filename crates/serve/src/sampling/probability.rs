@@ -14,8 +14,12 @@ pub(super) fn log_sum(logits: &[f32]) -> f64 {
 
 /// The likeliest tokens, the likeliest first; of equal ones the lower first.
 pub(super) fn likeliest(logits: &[f32], count: usize) -> Vec<(Token, f32)> {
-    let mut all: Vec<(Token, f32)> =
-        logits.iter().enumerate().filter(|(_, logit)| !logit.is_nan()).map(|(token, logit)| (token as Token, *logit)).collect();
+    let mut all: Vec<(Token, f32)> = logits
+        .iter()
+        .enumerate()
+        .filter(|(_, logit)| !logit.is_nan())
+        .map(|(token, logit)| (token as Token, *logit))
+        .collect();
     first(&mut all, count);
     all
 }

@@ -4,10 +4,7 @@ use std::time::Instant;
 
 use wattle_engine::tokens::{Chunk, SequenceId, Token};
 
-use super::{
-    group::Branch,
-    steps::Steps,
-};
+use super::{group::Branch, steps::Steps};
 use crate::{
     Error,
     language::{FinishReason, Piece},
@@ -298,7 +295,8 @@ impl Steps {
         let answers = std::mem::take(&mut group.answers);
         let row = row.unwrap_or_default();
         let others = answers.into_iter().enumerate();
-        let others = others.map(|(number, answer)| (self.branch(id, &group, answer, number + 1), row.to_vec())).collect();
+        let others =
+            others.map(|(number, answer)| (self.branch(id, &group, answer, number + 1), row.to_vec())).collect();
         self.groups.insert(id, group);
         others
     }

@@ -36,12 +36,6 @@ impl Embeddings {
         self.0.retain(|embedding| !embedding.reply.is_closed() && !late(embedding));
     }
 
-    pub(super) fn fail_all(&mut self, error: &Error) {
-        for embedding in self.0.drain(..) {
-            let _ = embedding.reply.send(Err(error.clone()));
-        }
-    }
-
     /// The texts that are next, no more than so many tokens but at least one: each request's in turn.
     fn next(&self, most_tokens: usize) -> Vec<(usize, usize)> {
         let mut next: Vec<(usize, usize)> = Vec::new();

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use tokio::sync::mpsc;
-use wattle_engine::tokens::{SequenceId, Token};
+use wattle_engine::tokens::{Limits, SequenceId, Token};
 
-use super::{Caller, draft::Drafter, fair::Flow, scheduler::Place};
+use super::{Caller, Request, draft::Drafter, fair::Flow, scheduler::Place};
 use crate::{
     Result,
     language::{Answer, FinishReason, Piece, TokenUsage},
@@ -58,6 +58,36 @@ pub(super) struct Branch {
 }
 
 impl Group {
+    /// A request that fits, and where its caller gets the pieces.
+    pub(super) fn new(
+        request: Request,
+        limits: &Limits,
+        places: Option<(Place, Option<Place>)>,
+    ) -> (Group, mpsc::UnboundedReceiver<Result<Piece>>) {
+        let Request { prompt, answers, choices, max_tokens, caller } = request;
+        let left = (limits.context_tokens.min(limits.cells) as usize).saturating_sub(prompt.len());
+        let count = answers.len();
+        let choices = (choices as usize).clamp(1, count.max(1));
+        let (pieces, told) = mpsc::unbounded_channel();
+        let (place, share) = places.map_or((None, None), |(place, share)| (Some(place), share));
+        let group = Group {
+            count,
+            choices,
+            answers,
+            ended: 0,
+            max_tokens: max_tokens.map_or(left, |most| (most as usize).min(left)),
+            caller,
+            arrived: Instant::now(),
+            usage: TokenUsage::default(),
+            pieces,
+            held: if choices < count { (0..count).map(|_| (Vec::new(), 0.0)).collect() } else { Vec::new() },
+            place,
+            _share: share,
+            prompt,
+        };
+        (group, told)
+    }
+
     pub(super) fn flow(&self) -> Flow {
         Flow::new(self.caller.tenant.as_deref(), self.caller.priority)
     }

@@ -26,6 +26,11 @@ mod statistics;
 mod steps;
 mod tree;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod steps_tests;
+
 use std::time::{Duration, Instant};
 
 use wattle_engine::tokens::Token;

@@ -3,11 +3,7 @@
 //! A file is its magic, how many tokens there are, the tokens, and what the engine made of them; numbers are little-endian
 //! and 32 bits wide. The engine trusts none of it.
 
-use std::{
-    fs, io,
-    path::Path,
-    time::Instant,
-};
+use std::{fs, io, path::Path, time::Instant};
 
 use sha2::{Digest, Sha256};
 use wattle_engine::tokens::Token;
@@ -82,7 +78,8 @@ impl Steps {
             let path = entry.path();
             let too_large = entry.metadata().map_or(true, |file| file.len() > self.settings.saved_bytes);
             let read = if too_large { None } else { fs::read(&path).ok() };
-            let taken = read.as_deref().and_then(decode).is_some_and(|(tokens, state)| self.take_in(&tokens, state, now));
+            let taken =
+                read.as_deref().and_then(decode).is_some_and(|(tokens, state)| self.take_in(&tokens, state, now));
             if !taken {
                 let _ = fs::remove_file(path);
             }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    language::{Embedded, Piece, Pieces, TokenUsage},
+    language::{Embedded, Piece, Pieces},
 };
 
 /// Whoever is refused is told to come back after at least, and at most, so many seconds.
@@ -45,7 +45,7 @@ pub struct Scheduler {
 /// What the thread is told.
 enum Order {
     Generate(Box<Group>),
-    Embed(Embedding),
+    Embed(Box<Embedding>),
     Save(PathBuf, oneshot::Sender<io::Result<()>>),
     Restore(PathBuf),
 }
@@ -99,34 +99,14 @@ impl Scheduler {
     /// [`Error::Invalid`] for a prompt that does not fit the engine even alone; [`Error::TooMany`] when as many wait as
     /// may.
     pub fn generate(&self, request: Request) -> Result<Pieces> {
-        let Request { prompt, answers, choices, max_tokens, caller } = request;
-        Steps::check(&self.shared.limits, prompt.len())?;
-        if answers.is_empty() {
+        Steps::check(&self.shared.limits, request.prompt.len())?;
+        if request.answers.is_empty() {
             return Err(Error::Invalid("no answer is asked for".into()));
         }
-        let (place, share) = self.enter(&caller)?;
-        let limits = &self.shared.limits;
-        let left = limits.context_tokens.min(limits.cells) as usize - prompt.len();
-        let (pieces, told) = mpsc::unbounded_channel();
-        let count = answers.len();
-        let choices = (choices as usize).clamp(1, count);
-        let group = Group {
-            count,
-            choices,
-            answers,
-            ended: 0,
-            max_tokens: max_tokens.map_or(left, |most| (most as usize).min(left)),
-            caller,
-            arrived: Instant::now(),
-            usage: TokenUsage::default(),
-            pieces,
-            held: if choices < count { (0..count).map(|_| (Vec::new(), 0.0)).collect() } else { Vec::new() },
-            place: Some(place),
-            _share: share,
-            prompt,
-        };
+        let places = self.enter(&request.caller)?;
+        let (group, pieces) = Group::new(request, &self.shared.limits, Some(places));
         self.send(Order::Generate(Box::new(group)))?;
-        Ok(Box::pin(Told { pieces: told, ended: false }))
+        Ok(Box::pin(Told { pieces, ended: false }))
     }
 
     /// Embeds texts; each vector has length 1.
@@ -162,7 +142,7 @@ impl Scheduler {
         let (reply, answer) = oneshot::channel();
         let deadline = caller.deadline;
         let done = Embedded::default();
-        self.send(Order::Embed(Embedding { texts, done, deadline, reply, _places: places }))?;
+        self.send(Order::Embed(Box::new(Embedding { texts, done, deadline, reply, _places: places })))?;
         answer.await.unwrap_or_else(|_| match deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             true => Err(Error::Expired),
             false => Err(ended()),
@@ -324,7 +304,7 @@ fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared) {
 fn follow(steps: &mut Steps, order: Order) {
     match order {
         Order::Generate(group) => steps.add(*group),
-        Order::Embed(embedding) => steps.embeddings.push(embedding),
+        Order::Embed(embedding) => steps.embeddings.push(*embedding),
         Order::Save(folder, reply) => {
             let _ = reply.send(steps.save(&folder));
         }

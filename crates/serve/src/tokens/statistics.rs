@@ -1,8 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The upper bounds of the times that [`Times`] counts, in seconds; what took longer is counted last.
-pub const SECONDS: [f64; 15] =
-    [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+pub const SECONDS: [f64; 15] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 /// How often something took how long.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -370,18 +370,6 @@ impl Steps {
         self.drop_group(id);
     }
 
-    /// Ends everything that there is with an error.
-    pub(super) fn fail_all(&mut self, error: &Error) {
-        for id in self.groups.keys().copied().collect::<Vec<_>>() {
-            self.fail(id, error.clone());
-        }
-        self.waiting.retain(|group| {
-            let _ = group.pieces.send(Err(error.clone()));
-            false
-        });
-        self.embeddings.fail_all(error);
-    }
-
     /// What a prompt of so many tokens cannot be.
     ///
     /// # Errors

@@ -230,7 +230,8 @@ impl Tree {
         let kept = self.kept().filter(|(_, sequence)| {
             sequence.end.is_some_and(|id| self.node(id).holders == 1 && self.node(id).children.is_empty())
         });
-        let (id, sequence) = kept.min_by(|(_, one), (_, other)| self.value(one, now).total_cmp(&self.value(other, now)))?;
+        let (id, sequence) =
+            kept.min_by(|(_, one), (_, other)| self.value(one, now).total_cmp(&self.value(other, now)))?;
         let keep = match sequence.end {
             Some(end) if cuts => {
                 let node = self.node(end);
@@ -249,9 +250,7 @@ impl Tree {
     pub(super) fn least_valuable_sequence(&self, now: Instant) -> Option<SequenceId> {
         let value = |sequence: &Sequence| match sequence.end {
             // Whoever holds nothing of its own is worth nothing.
-            Some(end) if self.node(end).holders == 1 => {
-                self.value(sequence, now) * f64::from(self.node(end).length())
-            }
+            Some(end) if self.node(end).holders == 1 => self.value(sequence, now) * f64::from(self.node(end).length()),
             _ => 0.0,
         };
         self.kept().min_by(|(_, one), (_, other)| value(one).total_cmp(&value(other))).map(|(id, _)| id)
@@ -525,7 +524,10 @@ mod tests {
         tree.fork(A, C, 150, later);
         tree.append(C, &[7]);
         // Its beginning is used, so its own end goes, and what another one holds as well needs no sequence.
-        assert_eq!(tree.least_valuable(10, true, later + Duration::from_secs(1)), Some(Victim { sequence: A, keep: 0 }));
+        assert_eq!(
+            tree.least_valuable(10, true, later + Duration::from_secs(1)),
+            Some(Victim { sequence: A, keep: 0 })
+        );
         assert_eq!(tree.least_valuable_sequence(later), Some(A));
         tree.keep(C, later);
         assert_eq!(tree.reused(later), [(A, 150)]);

@@ -10,7 +10,7 @@ use wattle_engine::{
     onnx::{Inspected, graph::GraphBuilder, inspect},
 };
 use wattle_meter::{Meter, SensorConfig};
-use wattle_serve::{Context, Error, Launcher, Prediction, Replica, ServeOptions, Server};
+use wattle_serve::{Context, Error, LanguageOptions, Launcher, Prediction, Replica, ServeOptions, Server};
 use wattle_store::{Change, Manifest, NewRevision, NewTraffic, Revision, Settings, Store, Traffic};
 
 pub(crate) struct Place {
@@ -38,6 +38,7 @@ pub(crate) fn some() -> ServeOptions {
 
 pub(crate) fn options(max_computing: usize, max_waiting: usize) -> ServeOptions {
     ServeOptions {
+        language: LanguageOptions { max_waiting: 100, prefixes: None, prefix_bytes: 0 },
         max_computing,
         max_waiting,
         max_tenant_requests: max_computing + max_waiting,
