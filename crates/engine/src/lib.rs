@@ -4,6 +4,7 @@ mod data;
 mod error;
 mod exit;
 pub mod gguf;
+pub mod huggingface;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod memory;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, missing_docs)]
 
 mod bert;
+mod converted;
 mod decode;
 mod hostile;
 mod memories;
