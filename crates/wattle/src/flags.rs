@@ -346,15 +346,18 @@ pub(crate) enum ModelsCommand {
     },
     /// Make a file from elsewhere the next version of a model.
     #[command(
-        after_help = "Examples:\n  wattle models import --name resnet resnet18.onnx\n  wattle models import --name twice examples/pipelines/twice.toml\n  wattle models import --name line --coef examples/model.npy --intercept examples/intercept.npy"
+        after_help = "Examples:\n  wattle models import --name resnet resnet18.onnx\n  wattle models import --name twice examples/pipelines/twice.toml\n  wattle models import --name smollm SmolLM2-135M-Instruct-Q8_0.gguf\n  wattle models import --name smollm ./SmolLM2-135M-Instruct --quantize q8_0\n  wattle models import --name line --coef examples/model.npy --intercept examples/intercept.npy"
     )]
     Import {
         /// The model's name.
         #[arg(long)]
         name: Name,
-        /// An ONNX file, or a pipeline of deployments (.toml).
+        /// An ONNX file, a GGUF file, a folder of a Hugging Face model, or a pipeline of deployments (.toml).
         #[arg(required_unless_present = "coef", conflicts_with_all = ["coef", "intercept"])]
         file: Option<PathBuf>,
+        /// Store a language model's matrices in fewer bits: q8_0, q6_k, q5_k_m, q4_k_m and others.
+        #[arg(long, value_name = "KIND", conflicts_with_all = ["coef", "intercept"])]
+        quantize: Option<String>,
         /// A linear model's coefficients, as a NumPy file.
         #[arg(long)]
         coef: Option<PathBuf>,

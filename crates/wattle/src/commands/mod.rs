@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod convert;
 mod data;
 mod deploy;
 mod docs;

@@ -8,7 +8,7 @@ use wattle_core::{Energy, LanguageModel, ModelReference, Name, Selector, TensorS
 use wattle_serve::Pipeline;
 use wattle_store::{AliasChange, Manifest, Model, ModelVersion};
 
-use super::Context;
+use super::{Context, convert::prepare};
 use crate::{
     client::Upload,
     flags::{ModelsCommand, OutputFormat},
@@ -45,8 +45,13 @@ pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()>
             };
             print(context.output, &version, |version| describe(version, &aliases))?;
         }
-        ModelsCommand::Import { name, file, coef, intercept } => {
-            let version = import(context, &name, file.as_deref(), coef.as_deref(), intercept.as_deref()).await?;
+        ModelsCommand::Import { name, file, quantize, coef, intercept } => {
+            let prepared = match &file {
+                Some(file) => Some(prepare(file, quantize).await?),
+                None => None,
+            };
+            let file = prepared.as_ref().map(|prepared| prepared.path.as_path());
+            let version = import(context, &name, file, coef.as_deref(), intercept.as_deref()).await?;
             print(context.output, &version, show_version)?;
         }
         ModelsCommand::Export { model, dir } => export(context, &model, &dir).await?,
@@ -110,7 +115,7 @@ async fn import(
             }
             request.multipart(form)
         }
-        (None, None) => bail!("name an ONNX file or a pipeline, or --coef and --intercept"),
+        (None, None) => bail!("name an ONNX or GGUF file, a folder or a pipeline, or --coef and --intercept"),
     };
     context.client.answer(request).await
 }
