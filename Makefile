@@ -11,7 +11,7 @@ FUZZ_CASES ?= 2000000
 step := @scripts/step.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench fuzz docs setup setup-build setup-test
+.PHONY: help quickstart test lint bench bench-llm fuzz docs setup setup-build setup-test
 # The steps of a target print one after another, whatever -j says.
 .NOTPARALLEL:
 
@@ -44,6 +44,12 @@ bench: setup-build ## Measure training, a table larger than memory, and serving,
 	$(step) "training" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_train.py'
 	$(step) "streaming" python3 scripts/bench_streaming.py 5 "$(CARGO_TARGET_DIR)/release/wattle"
 	$(step) "serving" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_serving.py'
+
+bench-llm: setup-build ## Measure language models beside llama.cpp's own server
+	$(step) "setup" scripts/setup.sh bench
+	$(step) "build the release binary" cargo build --release --locked --package wattle
+	$(step) "build the peer" scripts/llama_server.sh
+	$(step) "language" bash -c '"$$(scripts/venv.sh bench)" scripts/bench_llm.py --llama-server "$$(scripts/llama_server.sh)"'
 
 fuzz: setup-test ## Read random and nearly right bodies, files and settings for long (FUZZ_CASES each)
 	$(step) "fuzz" env PROPTEST_CASES=$(FUZZ_CASES) cargo nextest run --workspace --locked --no-fail-fast -E 'test(fuzz)'

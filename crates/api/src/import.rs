@@ -2,7 +2,8 @@
 //! or stalls its reader costs that child alone.
 
 use std::{
-    io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -10,8 +11,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, process::Command};
-use wattle_core::Signature;
-use wattle_engine::onnx::{self, Inspected};
+use wattle_core::{LanguageModel, Signature};
+use wattle_engine::{
+    gguf::{Description, Gguf},
+    onnx::{self, Inspected},
+};
 
 use crate::{ApiError, Code, Result};
 
@@ -22,8 +26,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(300);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Inspection {
-    /// Check this ONNX file.
-    Onnx {
+    /// Check this ONNX or GGUF file.
+    Model {
         /// The file.
         model: PathBuf,
     },
@@ -43,7 +47,7 @@ pub enum Inspection {
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
     /// A usable model.
-    Usable(Usable),
+    Usable(Box<Usable>),
     /// Not usable, and why.
     Refused(String),
     /// This machine lacks something.
@@ -59,20 +63,26 @@ pub enum Finding {
 pub struct Usable {
     /// Its inputs and outputs.
     pub signature: Signature,
-    /// What loading it added to the child's memory, in bytes.
-    pub resident_bytes: u64,
+    /// What a language model's file says of it.
+    pub language: Option<LanguageModel>,
+    /// What loading it added to the child's memory, in bytes; nothing where it depends on how the model is served.
+    pub resident_bytes: Option<u64>,
 }
 
 /// The child's side.
 pub fn inspect(inspection: &Inspection) -> Finding {
     let result = match inspection {
-        Inspection::Onnx { model } => onnx::inspect(model),
+        Inspection::Model { model } => match is_gguf(model) {
+            Ok(true) => inspect_gguf(model),
+            Ok(false) => inspect_onnx(model),
+            Err(error) => Err(error.into()),
+        },
         Inspection::Linear { coef, intercept, model } => {
-            onnx::linear::from_npy(coef, intercept.as_deref(), model).and_then(|()| onnx::inspect(model))
+            onnx::linear::from_npy(coef, intercept.as_deref(), model).and_then(|()| inspect_onnx(model))
         }
     };
     match result {
-        Ok(Inspected { signature, resident_bytes }) => Finding::Usable(Usable { signature, resident_bytes }),
+        Ok(usable) => Finding::Usable(Box::new(usable)),
         Err(error @ (wattle_engine::Error::RuntimeMissing { .. } | wattle_engine::Error::RuntimeBroken { .. })) => {
             Finding::Unavailable(error.to_string())
         }
@@ -82,6 +92,52 @@ pub fn inspect(inspection: &Inspection) -> Finding {
         },
         Err(error) => Finding::Refused(error.to_string()),
     }
+}
+
+fn inspect_onnx(model: &Path) -> wattle_engine::Result<Usable> {
+    let Inspected { signature, resident_bytes } = onnx::inspect(model)?;
+    Ok(Usable { signature, language: None, resident_bytes: Some(resident_bytes) })
+}
+
+fn inspect_gguf(model: &Path) -> wattle_engine::Result<Usable> {
+    let header = Gguf::open(model)?;
+    let language = LanguageModel::from(Description::of(&header)?);
+    try_out(model, &language)?;
+    Ok(Usable {
+        signature: Signature { inputs: Vec::new(), outputs: Vec::new() },
+        language: Some(language),
+        resident_bytes: None,
+    })
+}
+
+/// Loads it, with as little beside its weights as can be.
+#[cfg(feature = "llama")]
+fn try_out(model: &Path, language: &LanguageModel) -> wattle_engine::Result<()> {
+    use std::num::NonZeroU32;
+
+    use wattle_engine::llama::{LlamaEngine, Settings};
+
+    let settings = Settings {
+        sequences: u32::from(!language.embeds),
+        cells: 256,
+        batch_tokens: 256,
+        rows: 1,
+        threads: NonZeroU32::MIN,
+        identity: String::new(),
+    };
+    LlamaEngine::load(model, &settings).map(drop)
+}
+
+#[cfg(not(feature = "llama"))]
+fn try_out(_: &Path, _: &LanguageModel) -> wattle_engine::Result<()> {
+    Err(wattle_engine::Error::InvalidModel("this server was built without llama.cpp and serves no GGUF files".into()))
+}
+
+/// Whether a file begins as GGUF files do.
+fn is_gguf(path: &Path) -> io::Result<bool> {
+    let mut magic = Vec::new();
+    fs::File::open(path)?.take(4).read_to_end(&mut magic)?;
+    Ok(magic == b"GGUF")
 }
 
 /// The server's side: asks a child of `program`, `PROGRAM worker inspect`.
@@ -104,7 +160,7 @@ pub(crate) async fn inspect_in_child(program: &Path, inspection: &Inspection) ->
     match serde_json::from_slice::<Finding>(&output.stdout) {
         Ok(finding) => usable(finding),
         Err(_) => Err(ApiError::invalid(format!(
-            "not a usable ONNX model: the process that loaded it ended with {}",
+            "not a usable model: the process that loaded it ended with {}",
             output.status
         ))),
     }
@@ -112,7 +168,7 @@ pub(crate) async fn inspect_in_child(program: &Path, inspection: &Inspection) ->
 
 fn usable(finding: Finding) -> Result<Usable> {
     Err(match finding {
-        Finding::Usable(usable) => return Ok(usable),
+        Finding::Usable(usable) => return Ok(*usable),
         Finding::Refused(reason) => ApiError::invalid(reason),
         Finding::Unavailable(reason) => ApiError::new(Code::Unavailable, reason),
         Finding::DiskFull => io::Error::from(io::ErrorKind::StorageFull).into(),

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 use uuid::Uuid;
-use wattle_core::{Digest, ModelReference, ModelVersionId, Name, Signature};
+use wattle_core::{Digest, ModelReference, ModelVersionId, Name};
 use wattle_deploy::{DeploymentRequest, Deployments};
 use wattle_engine::{Tensor, tokens::Token};
 use wattle_meter::{Meter, Total, UsageLine, UsageQuery};
@@ -119,7 +119,14 @@ impl Local {
         let text = String::from_utf8(tokio::fs::read(file.path()).await?)
             .map_err(|_| ApiError::invalid("not a usable pipeline: it is not UTF-8"))?;
         let signature = self.server.pipeline_signature(&Pipeline::from_toml(&text)?)?;
-        Ok(self.store.commit_version(&name, file.path(), imported(Pipeline::FORMAT, signature, None)).await?)
+        Ok(self
+            .store
+            .commit_version(
+                &name,
+                file.path(),
+                imported(Pipeline::FORMAT, Usable { signature, language: None, resident_bytes: None }),
+            )
+            .await?)
     }
 
     async fn import_place(&self) -> Result<OwnedSemaphorePermit> {
@@ -249,8 +256,8 @@ impl Service for Local {
         // The files of a linear model are kept until its ONNX file is made.
         let (model, _files, inspection) = match files {
             ImportFiles::Pipeline(file) => return self.import_pipeline(name, file).await,
-            ImportFiles::Onnx(file) => {
-                let inspection = Inspection::Onnx { model: file.path().to_owned() };
+            ImportFiles::Model(file) => {
+                let inspection = Inspection::Model { model: file.path().to_owned() };
                 (file, None, inspection)
             }
             ImportFiles::Linear { coef, intercept } => {
@@ -264,8 +271,9 @@ impl Service for Local {
                 (Staged { file: made, _place }, Some((coef, intercept)), inspection)
             }
         };
-        let Usable { signature, resident_bytes } = inspect_in_child(&self.program, &inspection).await?;
-        let manifest = imported("onnx", signature, Some(resident_bytes));
+        let usable = inspect_in_child(&self.program, &inspection).await?;
+        let format = if usable.language.is_some() { "gguf" } else { "onnx" };
+        let manifest = imported(format, usable);
         Ok(self.store.commit_version(&name, model.path(), manifest).await?)
     }
 
@@ -410,14 +418,15 @@ impl Service for Local {
 }
 
 /// The manifest of a version from outside, by its file's digest and size.
-fn imported(format: &str, signature: Signature, resident_bytes: Option<u64>) -> impl FnOnce(Digest, u64) -> Manifest {
+fn imported(format: &str, usable: Usable) -> impl FnOnce(Digest, u64) -> Manifest {
     let format = format.to_owned();
+    let Usable { signature, language, resident_bytes } = usable;
     move |digest, bytes| Manifest {
         format,
         digest,
         bytes,
         signature,
-        language: None,
+        language,
         resident_bytes,
         algorithm: None,
         parameters: json!({}),

@@ -86,8 +86,8 @@ impl Staged {
 
 /// The files of a model from outside.
 pub enum ImportFiles {
-    /// One ONNX file.
-    Onnx(Staged),
+    /// One ONNX or GGUF file.
+    Model(Staged),
     /// A pipeline as a TOML file.
     Pipeline(Staged),
     /// A linear model as two NumPy files.

@@ -1,5 +1,7 @@
+use serde::{Deserialize, Serialize};
+
 /// What can keep a request from its answer.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize, Deserialize)]
 pub enum Error {
     /// There is no such deployment, or none to choose without a name.
     #[error("{0}")]

@@ -55,6 +55,7 @@ pub(crate) struct Loaded {
 impl Drop for Loaded {
     fn drop(&mut self) {
         self.metrics.instances.add(-1);
+        self.metrics.model_gone();
         self.metrics.resident_bytes.add(-gauge(self.bytes));
     }
 }

@@ -483,12 +483,11 @@ impl Served {
         let new = now.since(&counted);
         *counted = now;
         drop(counted);
+        let wasted = self.usage(0, 0, new.wasted_cpu_seconds);
+        self.metrics.count_tokens(&new, &wasted);
         if new.wasted_cpu_seconds > 0.0 {
-            let usage = self.usage(0, 0, new.wasted_cpu_seconds);
-            self.metrics.spent(&usage);
-            self.meter.record(usage);
+            self.meter.record(wasted);
         }
-        self.metrics.count_tokens(&new);
     }
 
     /// A language model that was just loaded has counted nothing yet.

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use futures::Stream;
+use futures::{FutureExt, Stream, future::BoxFuture};
 use wattle_engine::tokens::Token;
 
 use crate::{
@@ -32,9 +32,12 @@ impl Server {
         let asker = asker(call.context())?;
         let replica = Arc::clone(call.shared());
         let begun = Instant::now();
-        let (loaded, pieces) =
-            self.speak(&replica, async |speaker| speaker.generate(request.clone(), asker.clone()).await).await?;
-        loaded.has_answered.store(true, Relaxed);
+        let ask = move |speaker: Arc<dyn Speaker>| {
+            let (request, asker) = (request.clone(), asker.clone());
+            async move { speaker.generate(request, asker).await }.boxed()
+        };
+        let (loaded, pieces) = self.speak(&replica, ask).await.inspect_err(|error| self.ended(&replica, Err(error)))?;
+        replica.served().counters.in_flight.fetch_add(1, Relaxed);
         Ok(Box::pin(Spoken { pieces, server: self.clone(), call, loaded, begun, ended: false }))
     }
 
@@ -46,10 +49,12 @@ impl Server {
         let asker = asker(call.context())?;
         let begun = Instant::now();
         let count = texts.len();
-        let (_, mut embedded) = self
-            .speak(call.shared(), async |speaker| speaker.embed(texts.clone(), asker.clone()).await)
-            .await
-            .inspect_err(|error| self.ended(call.shared(), Err(error)))?;
+        let ask = move |speaker: Arc<dyn Speaker>| {
+            let (texts, asker) = (texts.clone(), asker.clone());
+            async move { speaker.embed(texts, asker).await }.boxed()
+        };
+        let (_, mut embedded) =
+            self.speak(call.shared(), ask).await.inspect_err(|error| self.ended(call.shared(), Err(error)))?;
         self.ended(call.shared(), Ok(()));
         let served = call.replica().served();
         served.account(&Batch {
@@ -65,7 +70,11 @@ impl Server {
     /// # Errors
     /// As [`Server::generate`].
     pub async fn tokenize(&self, call: Call, prompt: Prompt) -> Result<Vec<Token>> {
-        Ok(self.speak(call.shared(), async |speaker| speaker.tokenize(prompt.clone()).await).await?.1)
+        let ask = move |speaker: Arc<dyn Speaker>| {
+            let prompt = prompt.clone();
+            async move { speaker.tokenize(prompt).await }.boxed()
+        };
+        Ok(self.speak(call.shared(), ask).await?.1)
     }
 
     /// The bytes of tokens.
@@ -73,14 +82,18 @@ impl Server {
     /// # Errors
     /// As [`Server::generate`], and [`Error::Invalid`] for tokens that there are not.
     pub async fn detokenize(&self, call: Call, tokens: Vec<Token>) -> Result<Vec<u8>> {
-        Ok(self.speak(call.shared(), async |speaker| speaker.detokenize(tokens.clone()).await).await?.1)
+        let ask = move |speaker: Arc<dyn Speaker>| {
+            let tokens = tokens.clone();
+            async move { speaker.detokenize(tokens).await }.boxed()
+        };
+        Ok(self.speak(call.shared(), ask).await?.1)
     }
 
     /// Asks a revision's model, which is loaded first if it is not there.
     async fn speak<T>(
         &self,
         replica: &Replica,
-        ask: impl AsyncFn(&dyn Speaker) -> Result<T>,
+        ask: impl Fn(Arc<dyn Speaker>) -> BoxFuture<'static, Result<T>>,
     ) -> Result<(Arc<Loaded>, T)> {
         let served = replica.served();
         if served.language.is_none() {
@@ -97,7 +110,7 @@ impl Server {
             };
             // One that ended while nobody called is replaced before anything is sent to it.
             let crashed = !speaker.is_alive();
-            let result = if crashed { Err(crash(served)) } else { ask(speaker.as_ref()).await };
+            let result = if crashed { Err(crash(served)) } else { ask(Arc::clone(speaker)).await };
             match result {
                 Ok(answered) => return Ok((loaded, answered)),
                 Err(error @ Error::Crashed { .. }) => {
@@ -133,6 +146,12 @@ struct Spoken {
     ended: bool,
 }
 
+impl Drop for Spoken {
+    fn drop(&mut self) {
+        self.call.replica().served().counters.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Stream for Spoken {
     type Item = Result<Piece>;
 
@@ -146,6 +165,7 @@ impl Stream for Spoken {
         match &mut piece {
             Ok(Piece::Done(usage)) => {
                 this.ended = true;
+                this.loaded.has_answered.store(true, Relaxed);
                 this.server.ended(this.call.shared(), Ok(()));
                 book(&served, &this.server, usage, this.begun);
             }

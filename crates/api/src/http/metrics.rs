@@ -1,6 +1,8 @@
 //! `GET /metrics`: what every revision counts, what the machine and its energy did, in the names that `docs/observe.md`
 //! explains.
 
+mod language;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
@@ -32,6 +34,7 @@ pub(super) async fn show(
         server(&app, &mut to);
         calls(&revisions, &mut to);
         models(&app, &revisions, &mut to);
+        language::tell(&revisions, &mut to);
         energy(&revisions, &app.service.totals(), &mut to);
         process(&app, &mut to);
         Ok(to.finish())

@@ -21,7 +21,7 @@ use crate::{
     service::{ImportFiles, Staged, Upload},
 };
 
-/// `POST /api/v1/models/{name}/versions`: an ONNX file as the body (`application/octet-stream`), a pipeline
+/// `POST /api/v1/models/{name}/versions`: an ONNX or GGUF file as the body (`application/octet-stream`), a pipeline
 /// (`application/toml`), or a form with the
 /// file `model`, or with the files `coef` and `intercept`.
 pub(super) async fn import(
@@ -32,7 +32,7 @@ pub(super) async fn import(
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim().to_lowercase();
     let files = match essence.as_str() {
-        "application/octet-stream" => ImportFiles::Onnx(stage(&app, request.into_body()).await?),
+        "application/octet-stream" => ImportFiles::Model(stage(&app, request.into_body()).await?),
         "application/toml" => ImportFiles::Pipeline(stage(&app, request.into_body()).await?),
         "multipart/form-data" => {
             let request = request.map(|body| Body::from_stream(paced(&app, body)));
@@ -44,7 +44,7 @@ pub(super) async fn import(
         _ => {
             return Err(ApiError::new(
                 Code::Unsupported,
-                "send the ONNX file as application/octet-stream, a pipeline as application/toml, or a form with the file model, or with coef and intercept",
+                "send the ONNX or GGUF file as application/octet-stream, a pipeline as application/toml, or a form with the file model, or with coef and intercept",
             ));
         }
     };
@@ -92,7 +92,7 @@ async fn import_form(app: &App, mut form: Multipart) -> Result<ImportFiles> {
         *part = Some(staged?);
     }
     match (model, coef, intercept) {
-        (Some(model), None, None) => Ok(ImportFiles::Onnx(model)),
+        (Some(model), None, None) => Ok(ImportFiles::Model(model)),
         (None, Some(coef), intercept) => Ok(ImportFiles::Linear { coef, intercept }),
         _ => Err(ApiError::invalid("send either the file model, or the files coef and intercept")),
     }

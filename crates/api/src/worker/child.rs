@@ -1,7 +1,7 @@
 use std::{
     fs,
     io::{self, BufRead, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -13,8 +13,9 @@ use tokio::{net::UnixListener, runtime::Builder};
 use tonic::{Request, Response, Status};
 use wattle_engine::onnx::OnnxModel;
 use wattle_meter::process_cpu_seconds;
+use wattle_serve::speaker::{LocalSpeaker, Speaker, SpeakerSettings};
 
-use super::{Answer, Order};
+use super::{Answer, Order, Task, speech};
 use crate::grpc::{
     convert, path,
     proto::{
@@ -47,7 +48,11 @@ fn serve(mut stdin: impl BufRead + Send + 'static, stdout: &mut impl Write) -> R
         format!("this command is started by `wattle serve`, with an order on its standard input: {error}")
     })?;
     end_with(stdin, order.socket.clone()).map_err(told)?;
-    let model = OnnxModel::load(&order.model, order.threads).map_err(|error| error.to_string())?;
+    let threads = match order.task {
+        Task::Tensors { threads } => threads,
+        Task::Language(settings) => return speak(&order.socket, &order.model, &settings, stdout),
+    };
+    let model = OnnxModel::load(&order.model, threads).map_err(|error| error.to_string())?;
     // Its calls come one after the other, so that one thread for them and one that computes are enough.
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build().map_err(told)?;
     runtime.block_on(async {
@@ -60,6 +65,21 @@ fn serve(mut stdin: impl BufRead + Send + 'static, stdout: &mut impl Write) -> R
         let service = GrpcInferenceServiceServer::new(service).max_decoding_message_size(usize::MAX);
         axum::serve(listener, Router::new().route_service(&path(&service), service)).await.map_err(told)
     })
+}
+
+/// Answers in language.
+fn speak(socket: &Path, model: &Path, settings: &SpeakerSettings, stdout: &mut impl Write) -> Result<(), String> {
+    let told = |error: io::Error| error.to_string();
+    let speaker = Arc::new(LocalSpeaker::load(model, settings)?);
+    let ready = Answer::Ready { resident_bytes: speaker.resident_bytes(), cpu_seconds: speaker.load_cpu_seconds() };
+    // Texts are made tokens of beside what computes.
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(4).build().map_err(told)?;
+    runtime
+        .block_on(speech::answer(socket, speaker, || {
+            // Whoever does not listen any more has no use for it either.
+            let _ = tell(stdout, &ready);
+        }))
+        .map_err(told)
 }
 
 /// The one model of this process.

@@ -2,11 +2,15 @@
 //! the process's.
 
 mod child;
+mod lines;
 mod remote;
+mod speaker;
+mod speech;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use wattle_serve::speaker::SpeakerSettings;
 
 pub use child::serve_model;
 pub use remote::Workers;
@@ -18,8 +22,21 @@ struct Order {
     socket: PathBuf,
     /// The model's file.
     model: PathBuf,
-    /// The threads that one batch computes on.
-    threads: usize,
+    /// How it is served.
+    task: Task,
+}
+
+/// What a process does with its model.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Task {
+    /// Computes tensors.
+    Tensors {
+        /// The threads that one batch computes on.
+        threads: usize,
+    },
+    /// Answers in language.
+    Language(SpeakerSettings),
 }
 
 /// What it answers when it has its model, or why it has none.

@@ -1,4 +1,8 @@
-use std::{error::Error as StdError, path::Path, sync::Arc};
+use std::{
+    error::Error as StdError,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use tonic::{
@@ -8,9 +12,12 @@ use tonic::{
 use wattle_core::Name;
 use wattle_deploy::process::{Limits, Process, Processes};
 use wattle_engine::Tensor;
-use wattle_serve::{Computed, Error, Launcher, Result, Worker, WorkerOrder};
+use wattle_serve::{
+    Computed, Error, Launcher, Result, Worker, WorkerOrder,
+    speaker::{Speaker, SpeakerOrder},
+};
 
-use super::{Answer, Order};
+use super::{Answer, Order, Task, speaker::RemoteSpeaker};
 use crate::grpc::{convert, proto::grpc_inference_service_client::GrpcInferenceServiceClient};
 
 /// How much of a message may be on its way before the other side has read it, in bytes: most messages whole.
@@ -34,14 +41,37 @@ impl Launcher for Workers {
         let WorkerOrder { deployment, model, threads, memory_limit_bytes, cpu_limit, .. } = order;
         let told = |reason: String| Error::Load { deployment: deployment.to_string(), reason };
         let limits = Limits { memory_bytes: memory_limit_bytes, processors: cpu_limit };
-        let order = |socket: &Path| Order { socket: socket.to_owned(), model, threads };
-        let (process, answer) = self.0.start(limits, order).await.map_err(|error| told(error.to_string()))?;
-        let (resident_bytes, load_cpu_seconds) = match answer {
-            Answer::Ready { resident_bytes, cpu_seconds } => (resident_bytes, cpu_seconds),
-            Answer::Failed { reason } => return Err(told(reason)),
-        };
+        let (process, resident_bytes, load_cpu_seconds) =
+            self.start(limits, model, Task::Tensors { threads }).await.map_err(told)?;
         let client = connect(process.socket()).await.map_err(told)?;
         Ok(Arc::new(Remote { deployment, process, client, resident_bytes, load_cpu_seconds }))
+    }
+
+    async fn launch_speaker(&self, order: SpeakerOrder) -> Result<Arc<dyn Speaker>> {
+        let SpeakerOrder { deployment, model, settings, memory_limit_bytes, cpu_limit } = order;
+        let told = |reason: String| Error::Load { deployment: deployment.to_string(), reason };
+        let limits = Limits { memory_bytes: memory_limit_bytes, processors: cpu_limit };
+        let (process, resident_bytes, load_cpu_seconds) =
+            self.start(limits, model, Task::Language(settings)).await.map_err(told)?;
+        let speaker = RemoteSpeaker::connect(deployment.clone(), process, resident_bytes, load_cpu_seconds).await;
+        Ok(Arc::new(speaker.map_err(told)?))
+    }
+}
+
+impl Workers {
+    /// Starts a process and waits until it has its model; what that takes in memory, and what loading took.
+    async fn start(
+        &self,
+        limits: Limits,
+        model: PathBuf,
+        task: Task,
+    ) -> std::result::Result<(Process, u64, f64), String> {
+        let order = |socket: &Path| Order { socket: socket.to_owned(), model, task };
+        let (process, answer) = self.0.start(limits, order).await.map_err(|error| error.to_string())?;
+        match answer {
+            Answer::Ready { resident_bytes, cpu_seconds } => Ok((process, resident_bytes, cpu_seconds)),
+            Answer::Failed { reason } => Err(reason),
+        }
     }
 }
 

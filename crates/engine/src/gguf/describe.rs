@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 
+use wattle_core::LanguageModel;
+
 use super::{Gguf, TensorKind, Value};
 use crate::{Error, Result};
 
@@ -31,6 +33,30 @@ pub struct Description {
     pub embeds: bool,
     /// The template of its chats, in Jinja's language.
     pub chat_template: Option<String>,
+    /// The name of the token that it expects first.
+    pub beginning: Option<String>,
+    /// The name of the token that ends its answers.
+    pub end: Option<String>,
+}
+
+impl From<Description> for LanguageModel {
+    fn from(description: Description) -> LanguageModel {
+        LanguageModel {
+            architecture: description.architecture,
+            title: description.name,
+            parameters: description.parameters,
+            weights: description.kind.name().to_owned(),
+            context_tokens: description.context_tokens,
+            width: description.width,
+            layers: description.layers,
+            vocabulary: description.vocabulary,
+            cache_bytes_per_token: description.cache_bytes_per_token,
+            embeds: description.embeds,
+            chat_template: description.chat_template,
+            beginning: description.beginning,
+            end: description.end,
+        }
+    }
 }
 
 impl Description {
@@ -57,6 +83,11 @@ impl Description {
         let pooling = own.get("pooling_type").and_then(Value::as_u64).unwrap_or(0);
         // Encoders see a whole text at once, and keep nothing of it.
         let is_encoder = own.get("attention.causal") == Some(&Value::Bool(false));
+        let token = |key: &str| {
+            let tokens = header.get("tokenizer.ggml.tokens")?.as_array()?;
+            let token = usize::try_from(header.get(key)?.as_u64()?).ok()?;
+            tokens.get(token)?.as_text().map(str::to_owned)
+        };
         let text = |key: &str| header.get(key).and_then(Value::as_text).map(str::to_owned);
         Ok(Description {
             name: text("general.name"),
@@ -69,6 +100,8 @@ impl Description {
             cache_bytes_per_token: if is_encoder { 0 } else { own.cache_bytes(layers, width)? },
             embeds: is_encoder || pooling > 0,
             chat_template: text("tokenizer.chat_template"),
+            beginning: token("tokenizer.ggml.bos_token_id"),
+            end: token("tokenizer.ggml.eos_token_id"),
             architecture,
         })
     }

@@ -67,6 +67,7 @@ pub struct RevisionMetrics {
     calls: Spent,
     loads: Spent,
     tokens: Mutex<Statistics>,
+    wasted: Spent,
 }
 
 /// Processor time and energy.
@@ -110,6 +111,7 @@ impl RevisionMetrics {
             calls: Spent::default(),
             loads: Spent::default(),
             tokens: Mutex::default(),
+            wasted: Spent::default(),
         }
     }
 
@@ -150,10 +152,26 @@ impl RevisionMetrics {
         self.evictions[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// Adds what a language model's scheduler has counted since it was last asked.
-    pub fn count_tokens(&self, new: &Statistics) {
+    /// Adds what a language model's scheduler has counted since it was last asked, and what of it was spent for nobody.
+    pub fn count_tokens(&self, new: &Statistics, wasted: &Usage) {
+        if wasted.cpu_seconds > 0.0 {
+            self.calls.add(wasted);
+            self.wasted.add(wasted);
+        }
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         *tokens = new.after(&tokens);
+    }
+
+    /// The model is gone, and nothing of it is kept any more.
+    pub(crate) fn model_gone(&self) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *tokens);
+        *tokens = Statistics::default().after(&before);
+    }
+
+    /// What was spent on answers whose callers left; a part of what was spent on calls.
+    pub fn wasted(&self) -> &Spent {
+        &self.wasted
     }
 
     /// What the schedulers of a language model have counted, a second ago at most.

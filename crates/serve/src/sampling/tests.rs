@@ -253,7 +253,7 @@ fn hostile_forms_end_in_bounded_time() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn a_schema_is_kept_whatever_the_model_says(seed in any::<u64>(), temperature in 0_u8..3) {

@@ -84,7 +84,7 @@ impl Clock for FakeClock {
 /// What a model of nobody's says after these tokens.
 pub(super) fn logits_after(tokens: &[Token]) -> Vec<f32> {
     // A model that looks at all tokens, and repeats itself now and then, so that drafts are right sometimes.
-    let seen = if tokens.len() % 5 == 0 { &tokens[tokens.len().saturating_sub(2)..] } else { tokens };
+    let seen = if tokens.len().is_multiple_of(5) { &tokens[tokens.len().saturating_sub(2)..] } else { tokens };
     (0..VOCABULARY)
         .map(|token| {
             let mut hash = DefaultHasher::new();

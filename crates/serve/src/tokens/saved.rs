@@ -142,7 +142,7 @@ mod tests {
         for cut in 0..24 {
             assert_eq!(decode(&bytes[..cut]), None, "{cut}");
         }
-        let mut lying = bytes.clone();
+        let mut lying = bytes;
         lying[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(decode(&lying), None);
         assert_ne!(name(&[1, 2]), name(&[2, 1]));

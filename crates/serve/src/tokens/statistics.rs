@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Distribution;
+
 /// The upper bounds of the times that [`Times`] counts, in seconds; what took longer is counted last.
 pub const SECONDS: [f64; 15] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
@@ -63,6 +65,17 @@ impl Times {
         let bound = SECONDS.iter().position(|bound| seconds <= *bound).unwrap_or(SECONDS.len());
         self.counts[bound] += 1;
         self.sum += seconds;
+    }
+
+    /// What was counted, as a histogram; nothing before the first.
+    pub fn distribution(&self) -> Option<Distribution> {
+        let below = self.counts.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        });
+        let count = self.counts.iter().sum();
+        let buckets = SECONDS.into_iter().zip(below).collect();
+        (count > 0).then_some(Distribution { buckets, count, sum: self.sum })
     }
 
     fn zip(&self, other: &Times, counts: impl Fn(u64, u64) -> u64, sum: impl Fn(f64, f64) -> f64) -> Times {

@@ -99,8 +99,11 @@ impl Bench {
     }
 }
 
+/// Answers with their ends, the cached tokens, and what it took.
+type Outcome = (Vec<(String, FinishReason)>, u32, TokenUsage);
+
 /// What came of a request: its answers' texts and ends, and what it took; or its error.
-fn outcome(told: &mut Told) -> Result<(Vec<(String, FinishReason)>, u32, TokenUsage)> {
+fn outcome(told: &mut Told) -> Result<Outcome> {
     let mut texts: BTreeMap<u32, (String, Option<FinishReason>)> = BTreeMap::new();
     let mut begun = None;
     loop {

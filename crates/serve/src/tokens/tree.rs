@@ -227,13 +227,16 @@ impl Tree {
 
     /// Which kept cells are worth the least, of those that nobody else holds: what to shorten to have some of `wanted` cells.
     pub(super) fn least_valuable(&self, wanted: u32, cuts: bool, now: Instant) -> Option<Victim> {
-        let kept = self.kept().filter(|(_, sequence)| {
-            sequence.end.is_some_and(|id| self.node(id).holders == 1 && self.node(id).children.is_empty())
-        });
-        let (id, sequence) =
-            kept.min_by(|(_, one), (_, other)| self.value(one, now).total_cmp(&self.value(other, now)))?;
+        let ends = |sequence: &Sequence| sequence.end.map(|id| self.node(id)).filter(|node| node.children.is_empty());
+        let least = |mut may_go: Box<dyn FnMut(&Node) -> bool + '_>| {
+            let kept = self.kept().filter(|(_, sequence)| ends(sequence).is_some_and(&mut may_go));
+            kept.min_by(|(_, one), (_, other)| self.value(one, now).total_cmp(&self.value(other, now)))
+        };
+        let own = least(Box::new(|node| node.holders == 1));
+        // Of those that hold the same to its end one has to go before the last of them can be shortened.
+        let (id, sequence) = own.or_else(|| least(Box::new(|node| node.running == 0)))?;
         let keep = match sequence.end {
-            Some(end) if cuts => {
+            Some(end) if cuts && self.node(end).holders == 1 => {
                 let node = self.node(end);
                 let going = wanted.max(EVICTED_AT_ONCE).min(node.length());
                 let rest = sequence.length - going;
@@ -533,6 +536,9 @@ mod tests {
         assert_eq!(tree.reused(later), [(A, 150)]);
     }
 
+    /// A sequence's tokens, each with a number of its own, and whether it grows.
+    type Held = (Vec<(Token, u64)>, bool);
+
     #[derive(Debug, Clone)]
     enum Act {
         Begin(u32),
@@ -562,7 +568,7 @@ mod tests {
         #[test]
         fn cells_are_counted_exactly(acts in prop::collection::vec(act(), 0..60)) {
             let (mut tree, now) = (Tree::default(), Instant::now());
-            let mut model: Vec<Option<(Vec<(Token, u64)>, bool)>> = vec![None; 6];
+            let mut model: Vec<Option<Held>> = vec![None; 6];
             let mut numbers = 0..;
             for act in acts {
                 match act {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use reqwest::{Method, header, multipart};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
-use wattle_core::{Energy, ModelReference, Name, Selector, TensorSpec, grouped};
+use wattle_core::{Energy, LanguageModel, ModelReference, Name, Selector, TensorSpec, grouped};
 use wattle_serve::Pipeline;
 use wattle_store::{AliasChange, Manifest, Model, ModelVersion};
 
@@ -135,7 +135,11 @@ async fn export(context: &Context, model: &ModelReference, dir: &Path) -> Result
     }
     let mut described = tempfile::NamedTempFile::new_in(dir)?;
     described.write_all((serde_json::to_string_pretty(&version)? + "\n").as_bytes())?;
-    let file = if version.manifest.format == Pipeline::FORMAT { "pipeline.toml" } else { "model.onnx" };
+    let file = match version.manifest.format.as_str() {
+        Pipeline::FORMAT => "pipeline.toml",
+        "gguf" => "model.gguf",
+        _ => "model.onnx",
+    };
     let (target, manifest) = (dir.join(file), dir.join("manifest.json"));
     for (part, place) in [(part, &target), (described, &manifest)] {
         readable(part.path())?;
@@ -200,10 +204,15 @@ fn describe(version: &ModelVersion, aliases: &str) -> String {
     if !aliases.is_empty() {
         rows.push(("aliases", aliases.to_owned()));
     }
+    rows.extend([("algorithm", manifest.algorithm.clone().unwrap_or_else(|| "imported".into()))]);
+    match &manifest.language {
+        Some(language) => rows.extend(language_rows(language)),
+        None => rows.extend([
+            ("inputs", tensors(&manifest.signature.inputs)),
+            ("outputs", tensors(&manifest.signature.outputs)),
+        ]),
+    }
     rows.extend([
-        ("algorithm", manifest.algorithm.clone().unwrap_or_else(|| "imported".into())),
-        ("inputs", tensors(&manifest.signature.inputs)),
-        ("outputs", tensors(&manifest.signature.outputs)),
         ("size", bytes(manifest.bytes)),
         ("digest", manifest.digest.to_string()),
         ("created", manifest.created_at.format("%Y-%m-%d %H:%M:%S UTC").to_string()),
@@ -242,6 +251,28 @@ fn describe(version: &ModelVersion, aliases: &str) -> String {
         return text;
     }
     format!("{text}\n{}", table(&["metric", "#training rows", "#held-out rows"], metrics))
+}
+
+/// What a language model's file says of it.
+fn language_rows(language: &LanguageModel) -> Vec<(&'static str, String)> {
+    let kind = if language.embeds { "embeds texts" } else { "generates text" };
+    let title = language.title.as_ref().map_or_else(String::new, |title| format!(", {title}"));
+    let template = if language.embeds {
+        None
+    } else {
+        Some((
+            "chat template",
+            if language.chat_template.is_some() { "yes" } else { "none: ChatML is used" }.to_owned(),
+        ))
+    };
+    let mut rows = vec![
+        ("kind", format!("{kind} ({}{title})", language.architecture)),
+        ("parameters", format!("{} ({})", grouped(language.parameters), language.weights)),
+        ("context", format!("{} tokens", grouped(language.context_tokens))),
+        ("vocabulary", format!("{} tokens", grouped(language.vocabulary))),
+    ];
+    rows.extend(template);
+    rows
 }
 
 /// What to do about an L-BFGS that ran out of iterations. The other optimisers are meant to be stopped by their number.
