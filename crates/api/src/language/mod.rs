@@ -16,4 +16,4 @@ mod template_tests;
 
 pub(crate) use conversation::{Conversation, Format, Message, Role, Tool, ToolCall, ToolChoice};
 pub(crate) use reading::{Delta, Ending, Reader, Reading};
-pub(crate) use template::{Rendered, Template};
+pub(crate) use template::Template;

@@ -88,6 +88,17 @@ impl Template {
         Ok(template)
     }
 
+    /// The constraint of an answer that has this form and calls no tools.
+    pub(crate) fn constraint(format: &Format) -> Constraint {
+        match format {
+            Format::Text => Constraint::None,
+            Format::Json => Constraint::Json,
+            Format::Schema(schema) => Constraint::JsonSchema(schema.to_string()),
+            Format::Regex(pattern) => Constraint::Regex(pattern.clone()),
+            Format::Lark(grammar) => Constraint::Lark(grammar.clone()),
+        }
+    }
+
     /// Makes the prompt of a conversation.
     ///
     /// # Errors
@@ -111,7 +122,7 @@ impl Template {
         let begins_with_thoughts = opened && is_free;
         let constraint = match has_tools && !is_free {
             true => Constraint::Lark(dialect.grammar(conversation)?),
-            false => constraint(&conversation.format),
+            false => Template::constraint(&conversation.format),
         };
         if must_call {
             text += dialect.opening();
@@ -208,15 +219,5 @@ impl Compiled {
         variables["bos_token"] = self.beginning.as_str().into();
         variables["eos_token"] = self.end.as_str().into();
         self.environment.get_template(jinja::NAME)?.render(Serde(variables))
-    }
-}
-
-fn constraint(format: &Format) -> Constraint {
-    match format {
-        Format::Text => Constraint::None,
-        Format::Json => Constraint::Json,
-        Format::Schema(schema) => Constraint::JsonSchema(schema.to_string()),
-        Format::Regex(pattern) => Constraint::Regex(pattern.clone()),
-        Format::Lark(grammar) => Constraint::Lark(grammar.clone()),
     }
 }

@@ -22,8 +22,6 @@ pub(super) use models::{list as models, show as model};
 use bytes::Bytes;
 use serde_json::Value;
 
-use error::Refusal;
-
 /// An event with this JSON.
 fn event(value: &Value) -> Bytes {
     format!("data: {value}\n\n").into()

@@ -20,13 +20,13 @@ pub(in crate::http) async fn list(State(app): State<App>) -> Result<Json<Value>,
     Ok(Json(json!({"object": "list", "data": models})))
 }
 
-/// `GET /v1/models/{id}`.
+/// `GET /v1/models/{name}`.
 pub(in crate::http) async fn show(
     State(app): State<App>,
-    id: crate::Result<FromPath<String>>,
+    name: crate::Result<FromPath<String>>,
 ) -> Result<Json<Value>, Refusal> {
-    let FromPath(id) = id?;
-    let (replica, _) = find(&app, &id, &Context::default()).map_err(Refusal::of_model)?;
+    let FromPath(name) = name?;
+    let (replica, _) = find(&app, &name, &Context::default()).map_err(Refusal::of_model)?;
     Ok(Json(model(&replica)))
 }
 
