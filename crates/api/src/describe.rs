@@ -286,7 +286,7 @@ impl Statistics {
 fn failed(protocol: Protocol, code: u16) -> bool {
     match protocol {
         Protocol::Grpc => code != 0,
-        Protocol::Predict | Protocol::V2 | Protocol::Mlflow => code >= 400,
+        _ => code >= 400,
     }
 }
 

@@ -15,11 +15,13 @@ mod exposition;
 mod extract;
 mod infer;
 mod jobs;
+mod language;
 mod metrics;
 mod mlflow;
 mod models;
 mod observe;
 mod oip;
+mod openai;
 mod openapi;
 mod patience;
 mod predict;
@@ -144,6 +146,11 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
         .route("/v2/repository/index", post(repository::index))
         .route("/v2/repository/models/{deployment}/load", post(repository::load))
         .route("/v2/repository/models/{deployment}/unload", post(repository::unload))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{name}", get(openai::model))
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::completions))
+        .route("/v1/embeddings", post(openai::embeddings))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)

@@ -31,6 +31,13 @@ pub(crate) struct Message {
     pub(crate) name: Option<String>,
 }
 
+impl Message {
+    /// A turn that is nothing but text.
+    pub(crate) fn plain(role: Role, text: &str) -> Message {
+        Message { role, text: text.to_owned(), reasoning: None, calls: Vec::new(), call_id: None, name: None }
+    }
+}
+
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {

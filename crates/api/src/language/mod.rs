@@ -2,5 +2,18 @@
 //! pieces of an answer become text, reasoning and calls of tools.
 
 mod conversation;
+mod dialect;
+mod jinja;
+mod messages;
+mod reading;
+mod scan;
+mod template;
+
+#[cfg(test)]
+mod reading_tests;
+#[cfg(test)]
+mod template_tests;
 
 pub(crate) use conversation::{Conversation, Format, Message, Role, Tool, ToolCall, ToolChoice};
+pub(crate) use reading::{Delta, Ending, Reader, Reading};
+pub(crate) use template::Template;

@@ -31,6 +31,12 @@ pub enum Protocol {
     Grpc,
     /// MLflow's scoring protocol.
     Mlflow,
+    /// OpenAI's protocols: chats, completions, responses, embeddings.
+    OpenAi,
+    /// Anthropic's messages.
+    Anthropic,
+    /// The Open Inference Protocol's `generate` and its kin.
+    Generate,
 }
 
 /// Why a call got no place.
@@ -153,7 +159,15 @@ impl Gauge {
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Protocol; 4] = [Protocol::Predict, Protocol::V2, Protocol::Grpc, Protocol::Mlflow];
+    pub const ALL: [Protocol; 7] = [
+        Protocol::Predict,
+        Protocol::V2,
+        Protocol::Grpc,
+        Protocol::Mlflow,
+        Protocol::OpenAi,
+        Protocol::Anthropic,
+        Protocol::Generate,
+    ];
 
     /// The protocol as a word.
     pub fn as_str(self) -> &'static str {
@@ -162,6 +176,9 @@ impl Protocol {
             Protocol::V2 => "v2",
             Protocol::Grpc => "grpc",
             Protocol::Mlflow => "mlflow",
+            Protocol::OpenAi => "openai",
+            Protocol::Anthropic => "anthropic",
+            Protocol::Generate => "generate",
         }
     }
 }

@@ -52,8 +52,8 @@ pub struct RevisionMetrics {
     pub instances: Gauge,
     /// What its model takes in memory, in bytes.
     pub resident_bytes: Gauge,
-    codes: [Codes; 4],
-    durations: [Histogram; 4],
+    codes: [Codes; Protocol::ALL.len()],
+    durations: [Histogram; Protocol::ALL.len()],
     phases: [Histogram; 5],
     batch_rows: Histogram,
     batch_requests: Histogram,

@@ -3,6 +3,7 @@
 //! A test compares the document with the routes: an address that is served and not described fails it.
 
 mod calls;
+mod language;
 mod management;
 mod operation;
 mod protocols;
@@ -57,7 +58,7 @@ fn asset(content_type: &'static str, text: &'static str) -> ([(HeaderName, &'sta
 }
 
 fn operations() -> Vec<Operation> {
-    [calls::operations(), protocols::operations(), management::operations()].into_iter().flatten().collect()
+    [calls::operations(), protocols::operations(), language::operations(), management::operations()].into_iter().flatten().collect()
 }
 
 fn document() -> Value {
@@ -79,6 +80,7 @@ fn document() -> Value {
         "tags": [
             {"name": "calls", "description": "Predictions in the simplest form."},
             {"name": "open inference protocol", "description": "Version 2 of the protocol of KServe, Triton and others, with Triton's additions. A model's name is its deployment's."},
+            {"name": "openai", "description": "OpenAI's protocol for language models. A model's name is its deployment's; fields of OpenAI's that have no effect here are passed over."},
             {"name": "mlflow", "description": "What MLflow's scoring server answers."},
             {"name": "deployments", "description": "Versions of models under names that can be called."},
             {"name": "models", "description": "Immutable, numbered versions and the aliases that name them."},

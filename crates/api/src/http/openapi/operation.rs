@@ -15,6 +15,8 @@ pub(super) struct Operation {
     parameters: Vec<Value>,
     body: Option<Value>,
     answers: Map<String, Value>,
+    /// The schema of its errors.
+    error: &'static str,
 }
 
 /// The schema of this name.
@@ -38,7 +40,14 @@ impl Operation {
             parameters: Vec::new(),
             body: None,
             answers: Map::new(),
+            error: "Error",
         }
+    }
+
+    /// Tells errors in this form; said before what it fails for.
+    pub(super) fn tells_errors_as(mut self, schema: &'static str) -> Operation {
+        self.error = schema;
+        self
     }
 
     /// Says more than the summary does.
@@ -117,7 +126,7 @@ impl Operation {
         for (code, description) in codes {
             let mut answer = json!({
                 "description": description,
-                "content": {"application/json": {"schema": named("Error")}},
+                "content": {"application/json": {"schema": named(self.error)}},
             });
             if matches!(code, Code::TooMany | Code::Unavailable) {
                 let described = "When it is worth to try again, in seconds.";
@@ -152,7 +161,7 @@ impl Operation {
         let others = "Something else is wrong: with the request (400), its origin (403), its size or time (408, 413, 431), or the server (500, 503).";
         answers.insert(
             "default".to_owned(),
-            json!({"description": others, "content": {"application/json": {"schema": named("Error")}}}),
+            json!({"description": others, "content": {"application/json": {"schema": named(self.error)}}}),
         );
         let mut described = json!({
             "operationId": id,

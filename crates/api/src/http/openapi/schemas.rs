@@ -7,8 +7,25 @@ use super::operation::{list_of, named};
 /// Every schema by its name.
 pub(super) fn all() -> Map<String, Value> {
     let groups =
-        [names(), deployments(), rollout(), models(), training(), tables(), usage(), open_inference(), mlflow()];
+        [names(), deployments(), rollout(), models(), training(), tables(), usage(), open_inference(), mlflow(), openai()];
     groups.into_iter().flatten().map(|(name, schema)| (name.to_owned(), schema)).collect()
+}
+
+fn openai() -> Schemas {
+    let error = object(&[
+        ("message", described(of("string"), "what is wrong and what to do next")),
+        ("type", of("string")),
+        ("param", described(or_null("string"), "the field that is wrong")),
+        ("code", described(or_null("string"), "`model_not_found`, `rate_limit_exceeded` and others")),
+    ]);
+    let model = object(&[
+        ("id", named("Name")),
+        ("object", json!({"const": "model"})),
+        ("created", described(of("integer"), "when it was deployed, in seconds since 1970")),
+        ("owned_by", json!({"const": "wattle"})),
+        ("max_model_len", described(of("integer"), "the tokens that it was trained to see at once")),
+    ]);
+    vec![("OpenAiError", object(&[("error", error)])), ("OpenAiModel", model)]
 }
 
 type Schemas = Vec<(&'static str, Value)>;
