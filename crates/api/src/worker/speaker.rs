@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use axum::body::{Body, Bytes};
 use futures::{Stream, StreamExt};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -69,13 +69,12 @@ impl RemoteSpeaker {
 impl Speaker for RemoteSpeaker {
     async fn generate(&self, request: Generate, asker: Asker) -> Result<Pieces> {
         let response = self.line.call("/generate", &(request, asker)).await?;
+        let refused = response.status() != StatusCode::OK;
         let mut pieces = Pieced { lines: Lines::new(response.into_body()), line: Arc::clone(&self.line), ended: false };
-        // What is refused at once is told at once.
-        match pieces.next().await {
-            Some(Err(error)) => Err(error),
-            Some(Ok(first)) => Ok(Box::pin(futures::stream::iter([Ok(first)]).chain(pieces))),
-            None => Err(self.line.crashed()),
+        if !refused {
+            return Ok(Box::pin(pieces));
         }
+        Err(pieces.next().await.and_then(Result::err).unwrap_or_else(|| self.line.crashed()))
     }
 
     async fn embed(&self, texts: Vec<Prompt>, asker: Asker) -> Result<Embedded> {

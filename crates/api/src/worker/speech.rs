@@ -9,6 +9,7 @@ use axum::{
     routing::post,
 };
 use futures::{StreamExt, stream};
+use http::StatusCode;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
@@ -54,12 +55,16 @@ pub(super) async fn answer(socket: &Path, speaker: Arc<LocalSpeaker>, ready: imp
     }
 }
 
-async fn generate(State(speaker): State<Arc<LocalSpeaker>>, Json((request, asker)): Json<(Generate, Asker)>) -> Body {
-    let pieces = match speaker.generate(request, asker).await {
-        Ok(pieces) => pieces,
-        Err(error) => stream::iter([Err(error)]).boxed(),
+/// The pieces as they come; one that is refused has another status.
+async fn generate(
+    State(speaker): State<Arc<LocalSpeaker>>,
+    Json((request, asker)): Json<(Generate, Asker)>,
+) -> (StatusCode, Body) {
+    let (status, pieces) = match speaker.generate(request, asker).await {
+        Ok(pieces) => (StatusCode::OK, pieces),
+        Err(error) => (StatusCode::BAD_REQUEST, stream::iter([Err(error)]).boxed()),
     };
-    Body::from_stream(pieces.map(|piece| Ok::<_, Infallible>(line(&piece))))
+    (status, Body::from_stream(pieces.map(|piece| Ok::<_, Infallible>(line(&piece)))))
 }
 
 async fn embed(
