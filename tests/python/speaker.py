@@ -1,0 +1,21 @@
+"""A small language model of random weights, deployed for the tests beside this file."""
+
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+
+from serving import gguf  # noqa: E402
+
+# Or a real one, whose answers mean something.
+GIVEN = os.environ.get("WATTLE_TEST_GGUF")
+
+
+def deploy(server, name, *flags, seed=0):
+    """Imports a model and deploys it in a process of its own, on one thread: tests run beside each other."""
+    file = GIVEN or server.path(f"{name}.gguf")
+    if not GIVEN:
+        gguf.write(file, "tiny", seed)
+    server.command("models", "import", "--name", name, file)
+    server.command("deploy", name, "--threads", "1", *flags)
