@@ -120,7 +120,8 @@ impl Template {
         let opened = text.trim_end().ends_with("<think>");
         if opened && !is_free {
             // The whole answer has its form, so that there is no room for thoughts.
-            text += "\n</think>\n\n";
+            text.truncate(text.trim_end().len());
+            text += "\n\n</think>\n\n";
         }
         let begins_with_thoughts = opened && is_free;
         let constraint = match has_tools && !is_free {
