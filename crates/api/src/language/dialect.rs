@@ -81,9 +81,15 @@ impl Dialect {
         };
         let mut rules = match (&conversation.tool_choice, &conversation.format) {
             (ToolChoice::Required | ToolChoice::Named(_), _) => format!("start: {all}\n"),
-            (_, Format::Json) => format!("start: {all} | answer\nanswer: %json {}\n", compact(&json!({"type": "object"}))),
+            (_, Format::Json) => {
+                format!("start: {all} | answer\nanswer: %json {}\n", compact(&json!({"type": "object"})))
+            }
             (_, Format::Schema(schema)) => format!("start: {all} | answer\nanswer: %json {}\n", compact(schema)),
-            _ => return Err(ApiError::invalid("a grammar or regular expression cannot stand beside tools: send one of them")),
+            _ => {
+                return Err(ApiError::invalid(
+                    "a grammar or regular expression cannot stand beside tools: send one of them",
+                ));
+            }
         };
         let names: Vec<String> = (0..tools.len()).map(|number| format!("call_{number}")).collect();
         rules += &format!("call: {}\n", names.join(" | "));
@@ -98,9 +104,10 @@ impl Dialect {
 
 /// What a model whose template knows no tools is told of them, in Hermes' words, which most models have met.
 pub(super) fn description(tools: &[Tool]) -> String {
-    let mut text = "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with \
+    let mut text =
+        "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with \
                     function signatures within <tools></tools> XML tags:\n<tools>"
-        .to_owned();
+            .to_owned();
     for tool in tools {
         text += &format!("\n{}", tool_json(tool));
     }

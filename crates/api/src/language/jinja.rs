@@ -34,7 +34,8 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, Error> {
     let mut source = source.to_owned();
     for tag in ["generation", "endgeneration"] {
         for (begin, end) in [("{%", "%}"), ("{%-", "%}"), ("{%", "-%}"), ("{%-", "-%}")] {
-            source = source.replace(&format!("{begin} {tag} {end}"), &format!("{begin} if true {end}{begin} endif {end}"));
+            source =
+                source.replace(&format!("{begin} {tag} {end}"), &format!("{begin} if true {end}{begin} endif {end}"));
         }
     }
     environment.add_template_owned(NAME, source)?;

@@ -413,14 +413,13 @@ impl Reader {
             Dialect::Llama if held.trim_start_matches(';').trim_start() == "{" => {
                 self.state = State::Head { scan: Scan::opened(), whole: false };
             }
-            Dialect::Mistral if held == "," || held == "]" => {}
+            Dialect::Mistral if held == "]" => self.held.clear(),
+            Dialect::Mistral if held == "," => {}
             Dialect::Mistral if held.strip_prefix(',').is_some_and(|rest| rest.trim_start() == "{") => {
                 self.state = State::Head { scan: Scan::opened(), whole: false };
             }
             _ => {
-                let said = std::mem::take(&mut self.held);
-                let said = if dialect == Dialect::Mistral { said.trim_start().trim_start_matches(']') } else { &said };
-                self.held = said.trim_start().to_owned();
+                self.held = self.held.trim_start().to_owned();
                 self.state = State::Text;
                 self.text();
             }

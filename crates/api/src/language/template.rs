@@ -58,7 +58,10 @@ pub(crate) struct Rendered {
 
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Template").field("dialect", &self.0.dialect).field("shown", &self.0.shown).finish_non_exhaustive()
+        f.debug_struct("Template")
+            .field("dialect", &self.0.dialect)
+            .field("shown", &self.0.shown)
+            .finish_non_exhaustive()
     }
 }
 
@@ -117,7 +120,8 @@ impl Template {
         let opened = text.trim_end().ends_with("<think>");
         if opened && !is_free {
             // The whole answer has its form, so that there is no room for thoughts.
-            text += "\n</think>\n\n";
+            text.truncate(text.trim_end().len());
+            text += "\n\n</think>\n\n";
         }
         let begins_with_thoughts = opened && is_free;
         let constraint = match has_tools && !is_free {
@@ -203,14 +207,21 @@ impl Compiled {
         })?;
         if let Some(continued) = continued {
             let end = text.rfind(&continued).map(|at| at + continued.len()).ok_or_else(|| {
-                ApiError::invalid("the model's chat template does not show the last message, so that it cannot be continued")
+                ApiError::invalid(
+                    "the model's chat template does not show the last message, so that it cannot be continued",
+                )
             })?;
             text.truncate(end);
         }
         Ok(text)
     }
 
-    fn of_messages(&self, turns: &[Message], shown: Shown, variables: &mut Map<String, Value>) -> Result<String, Error> {
+    fn of_messages(
+        &self,
+        turns: &[Message],
+        shown: Shown,
+        variables: &mut Map<String, Value>,
+    ) -> Result<String, Error> {
         variables.insert("messages".into(), messages(turns, shown));
         self.rendered(Value::Object(variables.clone()))
     }

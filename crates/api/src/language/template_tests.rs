@@ -9,7 +9,7 @@ use super::{
     template::{Rendered, Template},
 };
 
-const QWEN: &str = r#"{%- if tools %}
+const QWEN: &str = r##"{%- if tools %}
     {{- '<|im_start|>system\n' }}
     {%- if messages[0].role == 'system' %}
         {{- messages[0].content + '\n\n' }}
@@ -48,7 +48,7 @@ const QWEN: &str = r#"{%- if tools %}
     {%- if enable_thinking is defined and enable_thinking is false %}
         {{- '<think>\n\n</think>\n\n' }}
     {%- endif %}
-{%- endif %}"#;
+{%- endif %}"##;
 
 const LLAMA: &str = r#"{{- bos_token }}
 {%- if strftime_now is defined %}{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}
@@ -149,8 +149,11 @@ fn with_tools(mut conversation: Conversation) -> Conversation {
 /// A question, the call that it led to, and the tool's answer.
 fn called() -> Conversation {
     let mut asked = with_tools(conversation(&[(Role::User, "Weather?"), (Role::Assistant, ""), (Role::Tool, "rain")]));
-    asked.messages[1].calls =
-        vec![ToolCall { id: "call_0123456789abcdef".into(), name: "weather".into(), arguments: "{\"city\":\"Ulm\"}".into() }];
+    asked.messages[1].calls = vec![ToolCall {
+        id: "call_0123456789abcdef".into(),
+        name: "weather".into(),
+        arguments: "{\"city\":\"Ulm\"}".into(),
+    }];
     asked.messages[2].call_id = Some("call_0123456789abcdef".into());
     asked
 }
@@ -227,7 +230,8 @@ fn mistral_has_short_ids_and_is_made_to_call() {
 
 #[test]
 fn gemma_has_the_system_message_in_the_first_turn_and_tools_in_words() {
-    let asked = conversation(&[(Role::System, "Be brief"), (Role::User, "Hi"), (Role::Assistant, "Yes"), (Role::User, "Bye")]);
+    let asked =
+        conversation(&[(Role::System, "Be brief"), (Role::User, "Hi"), (Role::Assistant, "Yes"), (Role::User, "Bye")]);
     let expected = "<s><start_of_turn>user\nBe brief\n\nHi<end_of_turn>\n<start_of_turn>model\nYes<end_of_turn>\n\
                     <start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n";
     assert_eq!(text(&render(GEMMA, &asked).unwrap()), expected);
@@ -283,6 +287,7 @@ fn bad_templates_end_with_a_reason() {
     assert!(error.message.contains("cannot be read"), "{error}");
     let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{{ b }}{% endfor %}{% endfor %}";
     assert!(render(endless, &asked).is_err());
-    let growing = "{% set n = namespace(s='x') %}{% for a in range(64) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}";
+    let growing =
+        "{% set n = namespace(s='x') %}{% for a in range(64) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}";
     assert!(render(growing, &asked).is_err());
 }

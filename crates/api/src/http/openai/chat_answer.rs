@@ -186,7 +186,8 @@ impl Gathered {
     fn message(&self) -> Value {
         let mut message = Map::new();
         message.insert("role".into(), "assistant".into());
-        let content = if self.text.is_empty() && !self.calls.is_empty() { Value::Null } else { self.text.clone().into() };
+        let content =
+            if self.text.is_empty() && !self.calls.is_empty() { Value::Null } else { self.text.clone().into() };
         message.insert("content".into(), content);
         message.insert("refusal".into(), Value::Null);
         if !self.reasoning.is_empty() {
@@ -228,4 +229,116 @@ fn one(bytes: &[u8], logprob: f32) -> Value {
 /// JSON has no infinity: what cannot be is told as OpenAI tells it.
 pub(super) fn finite(logprob: f32) -> f32 {
     logprob.max(-9999.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use wattle_core::{Energy, Label, LanguageModel};
+    use wattle_serve::language::{FinishReason, TokenUsage};
+
+    use super::*;
+    use crate::language::{Conversation, Message, Role, Template, Tool};
+
+    fn reading() -> Reading {
+        let template = "{{ messages }}{{ tools }}<tool_call>{% if false %}</think>{% endif %}";
+        let model = LanguageModel {
+            architecture: "llama".into(),
+            title: None,
+            parameters: 1,
+            weights: "f16".into(),
+            context_tokens: 1024,
+            width: 8,
+            layers: 1,
+            vocabulary: 32,
+            cache_bytes_per_token: 8,
+            embeds: false,
+            chat_template: Some(template.into()),
+            beginning: None,
+            end: None,
+        };
+        let conversation = Conversation {
+            messages: vec![Message::plain(Role::User, "Hi")],
+            tools: vec![Tool { name: "time".into(), description: None, parameters: json!({"type": "object"}) }],
+            parallel_calls: true,
+            ..Conversation::default()
+        };
+        Template::of(&model).unwrap().render(&conversation).unwrap().reading
+    }
+
+    fn pieces() -> Vec<Piece> {
+        let text = |text: &str| Piece::Text { choice: 0, text: text.into(), tokens: Vec::new() };
+        let energy =
+            Energy { joules_low: 1.0, joules: 2.0, joules_high: 3.0, label: Label::Estimated, source: "m".into() };
+        let took = TokenUsage {
+            prompt_tokens: 5,
+            cached_tokens: 2,
+            completion_tokens: 7,
+            cpu_seconds: 0.5,
+            energy: Some(energy),
+        };
+        vec![
+            Piece::Begun { prompt_tokens: 5, cached_tokens: 2 },
+            text("<think>hm"),
+            text("</think>yes <tool_call>{\"name\": \"time\", \"argum"),
+            text("ents\": {\"a\":"),
+            text(" 1}}</tool_call>"),
+            Piece::Ended { choice: 0, reason: FinishReason::End },
+            Piece::Done(took),
+        ]
+    }
+
+    #[test]
+    fn a_whole_answer_has_its_parts() {
+        let mut whole = Whole::new("m", &reading(), 1, false);
+        pieces().into_iter().for_each(|piece| whole.take(piece));
+        let told = whole.finish();
+        assert_eq!(told["object"], "chat.completion");
+        let choice = &told["choices"][0];
+        let message = &choice["message"];
+        assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("yes "), &json!("hm")));
+        assert_eq!(message["tool_calls"][0]["function"], json!({"name": "time", "arguments": "{\"a\": 1}"}));
+        assert_eq!((&choice["finish_reason"], &choice["logprobs"]), (&json!("tool_calls"), &Value::Null));
+        let usage = json!({
+            "prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12,
+            "prompt_tokens_details": {"cached_tokens": 2},
+            "energy": {"joules": {"low": 1.0, "mid": 2.0, "high": 3.0}, "label": "estimated", "source": "m"}
+        });
+        assert_eq!(told["usage"], usage);
+    }
+
+    #[test]
+    fn chunks_add_up_to_the_answer() {
+        let mut chunks = Chunks::new("m", &reading(), 1, false, true);
+        let all: Vec<Value> = pieces().into_iter().flat_map(|piece| chunks.take(piece)).collect();
+        assert_eq!(all[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+        assert!(all.iter().all(|chunk| chunk["id"] == all[0]["id"] && chunk["object"] == "chat.completion.chunk"));
+        let joined = |pointer: &str| {
+            let parts = all.iter().filter_map(|chunk| chunk.pointer(pointer).and_then(Value::as_str));
+            parts.collect::<String>()
+        };
+        assert_eq!(joined("/choices/0/delta/content"), "yes ");
+        assert_eq!(joined("/choices/0/delta/reasoning_content"), "hm");
+        assert_eq!(joined("/choices/0/delta/tool_calls/0/function/name"), "time");
+        assert_eq!(joined("/choices/0/delta/tool_calls/0/function/arguments"), "{\"a\": 1}");
+        assert_eq!(joined("/choices/0/finish_reason"), "tool_calls");
+        let last = all.last().unwrap();
+        assert_eq!((&last["choices"], &last["usage"]["total_tokens"]), (&json!([]), &json!(12)));
+        assert!(all[..all.len() - 1].iter().all(|chunk| chunk["usage"].is_null()));
+    }
+
+    #[test]
+    fn the_probabilities_of_tokens_whose_text_is_held_back_come_with_the_next_chunk() {
+        let mut chunks = Chunks::new("m", &reading(), 1, true, false);
+        let piece = |text: &str| Piece::Text {
+            choice: 0,
+            text: text.into(),
+            tokens: vec![Chosen { token: 1, bytes: text.into(), logprob: f32::NEG_INFINITY, alternatives: Vec::new() }],
+        };
+        assert!(chunks.take(piece("<tool")).is_empty());
+        let told = chunks.take(piece("box"));
+        let content = &told[0]["choices"][0]["logprobs"]["content"];
+        assert_eq!(content.as_array().unwrap().len(), 2);
+        assert_eq!((&content[0]["token"], &content[0]["logprob"]), (&json!("<tool"), &json!(-9999.0)));
+    }
 }

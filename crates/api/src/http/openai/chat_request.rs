@@ -94,7 +94,8 @@ impl Request {
         if self.messages.is_empty() {
             return Err(ApiError::invalid("messages must not be empty"));
         }
-        let messages = self.messages.iter().enumerate().map(|(at, turn)| message(at, turn)).collect::<Result<Vec<_>>>()?;
+        let messages =
+            self.messages.iter().enumerate().map(|(at, turn)| message(at, turn)).collect::<Result<Vec<_>>>()?;
         let tools = self.tools.iter().flatten();
         if tools.clone().count() > MAX_TOOLS {
             return Err(ApiError::invalid(format!("tools has {MAX_TOOLS} tools at most")));
@@ -164,7 +165,8 @@ fn message(at: usize, turn: &Turn) -> Result<Message> {
 
 /// A message's text: a string, or parts of which each is text.
 fn text(at: usize, content: Option<&Value>) -> Result<String> {
-    let wrong = || ApiError::invalid(format!("messages[{at}].content must be a string, or an array of parts with text"));
+    let wrong =
+        || ApiError::invalid(format!("messages[{at}].content must be a string, or an array of parts with text"));
     match content {
         None | Some(Value::Null) => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
@@ -191,7 +193,8 @@ fn text(at: usize, content: Option<&Value>) -> Result<String> {
 
 fn tool(form: &ToolForm) -> Result<Tool> {
     let function = form.function.as_ref().filter(|_| form.kind == "function");
-    let function = function.ok_or_else(|| ApiError::invalid("a tool must be {\"type\": \"function\", \"function\": …}"))?;
+    let function =
+        function.ok_or_else(|| ApiError::invalid("a tool must be {\"type\": \"function\", \"function\": …}"))?;
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if function.name.is_empty() || function.name.len() > 64 || !function.name.bytes().all(known) {
         return Err(ApiError::invalid("a tool's name must have 1 to 64 letters, digits, - _ and ."));
@@ -200,7 +203,10 @@ fn tool(form: &ToolForm) -> Result<Tool> {
         None => serde_json::json!({"type": "object", "properties": {}}),
         Some(schema @ Value::Object(_)) => schema.clone(),
         Some(_) => {
-            return Err(ApiError::invalid(format!("the parameters of the tool {} must be a JSON Schema", function.name)));
+            return Err(ApiError::invalid(format!(
+                "the parameters of the tool {} must be a JSON Schema",
+                function.name
+            )));
         }
     };
     Ok(Tool { name: function.name.clone(), description: function.description.clone(), parameters })

@@ -89,7 +89,9 @@ pub(in crate::http) async fn create(
 /// What each prompt asks for, and what is told before its answers.
 fn prepare(request: Request) -> Result<(Vec<Generate>, Vec<String>)> {
     if request.suffix.is_some_and(|suffix| !suffix.is_empty()) {
-        return Err(ApiError::invalid("suffix is not supported: write the prompt in the model's own form for infilling"));
+        return Err(ApiError::invalid(
+            "suffix is not supported: write the prompt in the model's own form for infilling",
+        ));
     }
     let is_echoed = request.echo.unwrap_or(false);
     if is_echoed && request.logprobs.is_some() {
@@ -111,7 +113,9 @@ fn prepare(request: Request) -> Result<(Vec<Generate>, Vec<String>)> {
                 let echo = if is_echoed { text.clone() } else { String::new() };
                 (Prompt::Text { text, special: true }, echo)
             }
-            Prompt::Tokens(_) if is_echoed => return Err(ApiError::invalid("echo needs a prompt of text, not of tokens")),
+            Prompt::Tokens(_) if is_echoed => {
+                return Err(ApiError::invalid("echo needs a prompt of text, not of tokens"));
+            }
             tokens @ Prompt::Tokens(_) => (tokens, String::new()),
         };
         generates.push(parameters.generate(prompt, constraint.clone(), Vec::new(), request.logprobs)?);

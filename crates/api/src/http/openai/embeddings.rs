@@ -2,7 +2,12 @@
 
 use std::{pin::pin, sync::Arc};
 
-use axum::{Json, body::Body, extract::State, response::{IntoResponse, Response}};
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -142,7 +142,9 @@ impl Parameters {
             .map(|(token, bias)| match token.parse() {
                 Ok(token) if (-100.0..=100.0).contains(bias) => Ok((token, *bias)),
                 Ok(_) => Err(ApiError::invalid("a logit_bias must be from -100 to 100")),
-                Err(_) => Err(ApiError::invalid("logit_bias maps numbers of tokens to biases, as in {\"50256\": -100}")),
+                Err(_) => {
+                    Err(ApiError::invalid("logit_bias maps numbers of tokens to biases, as in {\"50256\": -100}"))
+                }
             })
             .collect()
     }
@@ -152,7 +154,9 @@ fn number(name: &str, value: Option<f32>, plain: f32, least: f32, most: f32) -> 
     let value = value.unwrap_or(plain);
     match (least..=most).contains(&value) {
         true => Ok(value),
-        false if least == f32::MIN_POSITIVE => Err(ApiError::invalid(format!("{name} must be above 0 and at most {most}"))),
+        false if least == f32::MIN_POSITIVE => {
+            Err(ApiError::invalid(format!("{name} must be above 0 and at most {most}")))
+        }
         false => Err(ApiError::invalid(format!("{name} must be from {least} to {most}"))),
     }
 }

@@ -6,8 +6,18 @@ use super::operation::{list_of, named};
 
 /// Every schema by its name.
 pub(super) fn all() -> Map<String, Value> {
-    let groups =
-        [names(), deployments(), rollout(), models(), training(), tables(), usage(), open_inference(), mlflow(), openai()];
+    let groups = [
+        names(),
+        deployments(),
+        rollout(),
+        models(),
+        training(),
+        tables(),
+        usage(),
+        open_inference(),
+        mlflow(),
+        openai(),
+    ];
     groups.into_iter().flatten().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
