@@ -46,7 +46,7 @@ impl Chunks {
         let (choice, deltas) = match piece {
             Piece::Begun { .. } => {
                 let delta = json!({"role": "assistant", "content": ""});
-                return (0..self.choices.len()).map(|index| self.chunk(index, &delta, Value::Null)).collect();
+                return (0..self.choices.len()).map(|index| self.chunk(index, &delta, &Value::Null)).collect();
             }
             Piece::Text { choice, text, tokens } => {
                 let Some(grown) = self.choices.get_mut(choice as usize) else { return Vec::new() };
@@ -58,7 +58,7 @@ impl Chunks {
             }
             Piece::Done(_) if !self.tells_usage => return Vec::new(),
             Piece::Done(took) => {
-                let mut chunk = self.frame(json!([]));
+                let mut chunk = self.frame(&json!([]));
                 chunk["usage"] = usage(&took);
                 return vec![chunk];
             }
@@ -67,25 +67,25 @@ impl Chunks {
         deltas
             .into_iter()
             .map(|delta| match delta {
-                Delta::Text(text) => self.chunk(index, &json!({"content": text}), Value::Null),
-                Delta::Reasoning(text) => self.chunk(index, &json!({"reasoning_content": text}), Value::Null),
+                Delta::Text(text) => self.chunk(index, &json!({"content": text}), &Value::Null),
+                Delta::Reasoning(text) => self.chunk(index, &json!({"reasoning_content": text}), &Value::Null),
                 Delta::CallBegun { index: call, id, name } => {
                     let function = json!({"name": name, "arguments": ""});
                     let call = json!({"index": call, "id": id, "type": "function", "function": function});
-                    self.chunk(index, &json!({"tool_calls": [call]}), Value::Null)
+                    self.chunk(index, &json!({"tool_calls": [call]}), &Value::Null)
                 }
                 Delta::CallArguments { index: call, text } => {
                     let call = json!({"index": call, "function": {"arguments": text}});
-                    self.chunk(index, &json!({"tool_calls": [call]}), Value::Null)
+                    self.chunk(index, &json!({"tool_calls": [call]}), &Value::Null)
                 }
-                Delta::Ended(ending) => self.chunk(index, &json!({}), finish(&ending).into()),
+                Delta::Ended(ending) => self.chunk(index, &json!({}), &finish(&ending).into()),
             })
             .collect()
     }
 
-    fn chunk(&mut self, index: usize, delta: &Value, finish: Value) -> Value {
+    fn chunk(&mut self, index: usize, delta: &Value, finish: &Value) -> Value {
         let tokens = self.choices[index].tokens.as_mut().map(std::mem::take).filter(|tokens| !tokens.is_empty());
-        self.frame(json!([{
+        self.frame(&json!([{
             "index": index,
             "delta": delta,
             "logprobs": logprobs(tokens),
@@ -93,7 +93,7 @@ impl Chunks {
         }]))
     }
 
-    fn frame(&self, choices: Value) -> Value {
+    fn frame(&self, choices: &Value) -> Value {
         let mut frame = json!({
             "id": self.id,
             "object": "chat.completion.chunk",

@@ -83,7 +83,7 @@ impl Completion {
                 json!({"index": index, "text": choice.text, "logprobs": logprobs, "finish_reason": choice.finish})
             })
             .collect();
-        let mut whole = self.frame(choices.into());
+        let mut whole = self.frame(&choices.into());
         whole["usage"] = usage(&self.usage);
         whole
     }
@@ -95,7 +95,8 @@ impl Completion {
                 None => Vec::new(),
                 Some(echo) => {
                     let all = 0..self.choices;
-                    all.map(|choice| self.chunk(self.index(prompt, choice), &echo, Value::Null, Value::Null)).collect()
+                    all.map(|choice| self.chunk(self.index(prompt, choice), &echo, &Value::Null, &Value::Null))
+                        .collect()
                 }
             },
             Piece::Text { choice, text, tokens } => {
@@ -104,19 +105,19 @@ impl Completion {
                 let logprobs = logprobs(&tokens, &mut choice.offset);
                 match text.is_empty() && tokens.is_empty() {
                     true => Vec::new(),
-                    false => vec![self.chunk(index, &text, logprobs, Value::Null)],
+                    false => vec![self.chunk(index, &text, &logprobs, &Value::Null)],
                 }
             }
             Piece::Ended { choice, reason } => {
                 let index = self.index(prompt, choice);
-                vec![self.chunk(index, "", Value::Null, finish(&reason).into())]
+                vec![self.chunk(index, "", &Value::Null, &finish(&reason).into())]
             }
             Piece::Done(took) => {
                 self.add(&took);
                 match self.tells_usage && self.is_done() {
                     false => Vec::new(),
                     true => {
-                        let mut last = self.frame(json!([]));
+                        let mut last = self.frame(&json!([]));
                         last["usage"] = usage(&self.usage);
                         vec![last]
                     }
@@ -141,16 +142,16 @@ impl Completion {
         }
     }
 
-    fn chunk(&self, index: usize, text: &str, logprobs: Value, finish: Value) -> Value {
+    fn chunk(&self, index: usize, text: &str, logprobs: &Value, finish: &Value) -> Value {
         let choice = json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish});
-        let mut chunk = self.frame(json!([choice]));
+        let mut chunk = self.frame(&json!([choice]));
         if self.tells_usage {
             chunk["usage"] = Value::Null;
         }
         chunk
     }
 
-    fn frame(&self, choices: Value) -> Value {
+    fn frame(&self, choices: &Value) -> Value {
         json!({
             "id": self.id,
             "object": "text_completion",
