@@ -219,6 +219,14 @@ impl Replica {
         self.served.language.as_ref()
     }
 
+    /// Refuses tensors where texts are wanted.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a language model.
+    pub fn check_tensors(&self) -> Result<()> {
+        self.served.check_tensors()
+    }
+
     /// How it is served.
     pub fn settings(&self) -> &ResolvedSettings {
         &self.served.settings

@@ -85,6 +85,7 @@ pub(super) async fn answer<K: Send + 'static>(
     read: impl FnOnce(&mut Call, &Bytes) -> Result<(Vec<Tensor>, K)> + Send + 'static,
     write: impl FnOnce(&Replica, Prediction, K) -> Result<Written> + Send + 'static,
 ) -> Result<(Response, Phases)> {
+    replica.check_tensors()?;
     let mut call = app.service.admit(Arc::clone(&replica), context)?;
     let bytes = body.work_bytes();
     let inputs = move || {

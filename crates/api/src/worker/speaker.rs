@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use axum::body::{Body, Bytes};
 use futures::{Stream, StreamExt};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -126,7 +126,8 @@ impl Line {
     /// Sends a question; the answer's body is still to come.
     async fn call(&self, path: &str, question: &impl Serialize) -> Result<Response<Incoming>> {
         let body = serde_json::to_vec(question).map_err(|error| Error::Internal(error.to_string()))?;
-        let request = Request::post(format!("http://worker{path}")).body(Body::from(body));
+        let request = Request::post(format!("http://worker{path}")).header(header::CONTENT_TYPE, "application/json");
+        let request = request.body(Body::from(body));
         let request = request.map_err(|error| Error::Internal(error.to_string()))?;
         let mut sender = self.sender.clone();
         let answer = async {
