@@ -112,9 +112,10 @@ impl Client {
         let text = response.text().await.unwrap_or_default();
         let told = serde_json::from_str::<Value>(&text).ok();
         // OpenAI's protocol tells an object where others tell a text.
-        let told = told.as_ref().and_then(|body| body.get("error")).and_then(|error| {
-            error.as_str().or_else(|| error.get("message").and_then(Value::as_str))
-        });
+        let told = told
+            .as_ref()
+            .and_then(|body| body.get("error"))
+            .and_then(|error| error.as_str().or_else(|| error.get("message").and_then(Value::as_str)));
         let message = told.map_or_else(|| format!("the server answered {status}"), str::to_owned);
         Err(Refusal { status, message }.into())
     }
@@ -141,10 +142,7 @@ impl Client {
     }
 }
 
-async fn follow(
-    response: Response,
-    mut seen: impl FnMut(&str) -> Result<ControlFlow<()>>,
-) -> Result<ControlFlow<()>> {
+async fn follow(response: Response, mut seen: impl FnMut(&str) -> Result<ControlFlow<()>>) -> Result<ControlFlow<()>> {
     let mut pieces = response.bytes_stream();
     let mut events = sse::Events::default();
     while let Some(piece) = pieces.next().await {

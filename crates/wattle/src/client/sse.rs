@@ -64,7 +64,8 @@ mod tests {
 
     use super::*;
 
-    const STREAM: &str = ": a comment\n\nevent: job\nid: 1\ndata: {\"a\": \"ä\"}\n\ndata:x\r\ndata:  y\r\n\r\ndata\n\ndata: late";
+    const STREAM: &str =
+        ": a comment\n\nevent: job\nid: 1\ndata: {\"a\": \"ä\"}\n\ndata:x\r\ndata:  y\r\n\r\ndata\n\ndata: late";
 
     #[test]
     fn data_is_read_and_an_event_that_never_ends_is_not() {

@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn numbers_stay_as_the_server_wrote_them() {
-        let embedded: Embedded = serde_json::from_str(r#"{"data": [{"embedding": [0.1,-2e-8]}], "usage": {}}"#).unwrap();
+        let embedded: Embedded =
+            serde_json::from_str(r#"{"data": [{"embedding": [0.1,-2e-8]}], "usage": {}}"#).unwrap();
         assert_eq!(embedded.data[0].embedding.get(), "[0.1,-2e-8]");
     }
 }

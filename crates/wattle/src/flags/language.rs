@@ -91,7 +91,9 @@ mod tests {
     fn texts_may_begin_with_hyphens_and_numbers_have_ranges() {
         let Ok(Command::Chat(chat)) = parsed(&["chat", "m", "-p", "- a list?", "--temperature", "0"]) else { panic!() };
         assert_eq!((chat.prompt.as_deref(), chat.sampling.temperature), (Some("- a list?"), Some(0.0)));
-        let Ok(Command::Generate(generate)) = parsed(&["generate", "m", "--stop", "a", "--stop", "-b"]) else { panic!() };
+        let Ok(Command::Generate(generate)) = parsed(&["generate", "m", "--stop", "a", "--stop", "-b"]) else {
+            panic!()
+        };
         assert_eq!((generate.prompt, generate.max_tokens), (None, 256));
         assert_eq!(generate.stop, ["a", "-b"]);
         let Ok(Command::Embed(embed)) = parsed(&["embed", "m", "a", "b c"]) else { panic!() };

@@ -67,10 +67,10 @@ impl Editor {
         let config = Config::builder().max_history_size(REMEMBERED_LINES)?.auto_add_history(true).build();
         let mut lines = DefaultEditor::with_config(config).context("cannot read from the terminal")?;
         let history = history_file();
-        if let Some(path) = history.as_ref().filter(|path| path.exists()) {
-            if let Err(error) = lines.load_history(path) {
-                note(&format!("earlier lines are not remembered: {}: {error}", path.display()));
-            }
+        if let Some(path) = history.as_ref().filter(|path| path.exists())
+            && let Err(error) = lines.load_history(path)
+        {
+            note(&format!("earlier lines are not remembered: {}: {error}", path.display()));
         }
         Ok(Editor { lines, history })
     }
