@@ -32,8 +32,10 @@ use crate::{
 /// How long a failed load is answered from memory, so that many callers do not make a storm of loads: so long after the
 /// first failure, and twice as long after each further one.
 const FAILURE_KEPT: Duration = Duration::from_secs(5);
-/// How long a process that ended for the second time in a row is left alone; twice as long after each further time.
+/// How long a process that ended too often in a row is left alone; twice as long after each further time.
 const CRASH_KEPT: Duration = Duration::from_secs(1);
+/// How often in a row a process that has answered may end and be started again at once.
+const CHANCE: u32 = 2;
 /// The longest that either lasts.
 const KEPT_AT_MOST: Duration = Duration::from_secs(60);
 /// What has gone well for so long is no longer in a row with what failed before.
@@ -455,8 +457,8 @@ impl Served {
             self.metrics.evicted(Eviction::Crash);
             tracing::error!(deployment = %self.name, version = %self.id, "the process that serves the model ended");
             let times = self.trouble();
-            // Once is chance, if it has worked before.
-            let alone = if loaded.has_answered.load(Relaxed) { times - 1 } else { times };
+            // If it has worked before, a few times are chance.
+            let alone = if loaded.has_answered.load(Relaxed) { times.saturating_sub(CHANCE) } else { times };
             *state = match alone {
                 0 => State::Cold,
                 _ => State::Failed(
