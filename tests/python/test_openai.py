@@ -323,6 +323,22 @@ class Trouble(unittest.TestCase):
                 self.server.command("models", "import", "--name", name, file)
             self.assertIn("GGUF", str(raised.exception))
 
+    def test_what_was_kept_of_prompts_goes_with_the_deployment(self):
+        speaker.deploy(self.server, "brief", seed=2)
+        prompt = "Whatever was read once need not be read again. " * 3
+        self.assertEqual([self.post("brief", prompt=prompt + end).status_code for end in "abc"], [200] * 3)
+        kept = pathlib.Path(self.server.path("data")) / "prefixes" / "brief-1"
+        requests.post(f"{self.server.url}/api/v1/deployments/brief/unload", timeout=30).raise_for_status()
+        deadline = time.monotonic() + 30
+        while not (kept.is_dir() and [file for file in kept.iterdir() if file.suffix != ".tmp"]):
+            self.assertLess(time.monotonic(), deadline, "nothing was kept")
+            time.sleep(0.1)
+        self.server.command("gc")
+        self.assertTrue(kept.is_dir())
+        self.server.command("undeploy", "brief")
+        self.server.command("gc")
+        self.assertFalse(kept.exists())
+
     def test_tensors_are_not_for_a_language_model(self):
         answer = requests.post(self.server.url + "/models/tiny/predict", json={"x": [1]}, timeout=10)
         self.assertEqual(answer.status_code, 400)

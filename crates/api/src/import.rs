@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, process::Command};
 use wattle_core::{LanguageModel, Signature};
 use wattle_engine::{
-    gguf::{Description, Gguf},
+    gguf::{self, Gguf},
     onnx::{self, Inspected},
 };
 
@@ -101,7 +101,7 @@ fn inspect_onnx(model: &Path) -> wattle_engine::Result<Usable> {
 
 fn inspect_gguf(model: &Path) -> wattle_engine::Result<Usable> {
     let header = Gguf::open(model)?;
-    let language = LanguageModel::from(Description::of(&header)?);
+    let language = gguf::describe(&header)?;
     try_out(model, &language)?;
     Ok(Usable {
         signature: Signature { inputs: Vec::new(), outputs: Vec::new() },

@@ -413,6 +413,7 @@ impl Service for Local {
     }
 
     async fn collect_garbage(&self) -> Result<Collected> {
+        self.server.collect_prefixes().await?;
         Ok(self.store.gc().await?)
     }
 }

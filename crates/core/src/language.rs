@@ -10,7 +10,7 @@ pub struct LanguageModel {
     pub title: Option<String>,
     /// How many weights it has.
     pub parameters: u64,
-    /// The type that most of its weights' bytes have, by ggml's name: `q8_0`, `f16`.
+    /// The type that most of its weights' bytes have, by ggml's name: `Q8_0`, `F16`.
     pub weights: String,
     /// How many tokens it was trained to see at once.
     pub context_tokens: u64,

@@ -232,6 +232,12 @@ impl Replica {
         self.served.is_ready()
     }
 
+    /// Where its language models keep what they read of prompts.
+    pub(crate) fn prefix_folders(&self) -> Vec<PathBuf> {
+        let folder = |served: &Arc<Served>| served.speaker.as_ref()?.saved.clone();
+        self.all_served().into_iter().filter_map(folder).collect()
+    }
+
     /// Whether it is a pipeline of other deployments.
     pub fn is_pipeline(&self) -> bool {
         self.served.pipeline.is_some()

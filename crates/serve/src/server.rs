@@ -263,6 +263,27 @@ impl Server {
         Ok(replica.all_served().into_iter().filter(|served| served.unload(Eviction::Request)).count() > 0)
     }
 
+    /// Removes what was kept of prompts for revisions that are not served any more.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub async fn collect_prefixes(&self) -> Result<()> {
+        let Some(folder) = self.inner.language.prefixes.clone() else { return Ok(()) };
+        let kept: Vec<PathBuf> = self.table().values().flat_map(|replica| replica.prefix_folders()).collect();
+        let remove = move || {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+                let path = entry?.path();
+                if !kept.contains(&path) {
+                    std::fs::remove_dir_all(path)?;
+                }
+            }
+            Ok(())
+        };
+        let removed: std::io::Result<()> =
+            tokio::task::spawn_blocking(remove).await.map_err(|error| Error::Internal(error.to_string()))?;
+        removed.map_err(|error| Error::Internal(format!("prefixes cannot be removed: {error}")))
+    }
+
     /// Waits until a canary fails.
     pub async fn canary_failed(&self) {
         self.inner.failed.notified().await;

@@ -16,6 +16,7 @@ use crate::{
     language::{Embedded, Generate, Piece, Pieces, Prompt, TokenUsage},
     memory::Loaded,
     replica::{Batch, Replica, Served},
+    sampling,
     speaker::{Asker, Speaker},
 };
 
@@ -31,6 +32,10 @@ impl Server {
     pub async fn generate(&self, call: Call, request: Generate) -> Result<Pieces> {
         let asker = asker(call.context())?;
         let replica = Arc::clone(call.shared());
+        if let Some(language) = replica.language() {
+            // What no model answers loads none.
+            sampling::check(&request, u32::try_from(language.vocabulary).unwrap_or(u32::MAX))?;
+        }
         let begun = Instant::now();
         let ask = move |speaker: Arc<dyn Speaker>| {
             let (request, asker) = (request.clone(), asker.clone());

@@ -17,7 +17,7 @@ use wattle_serve::{
 };
 
 /// Kernels round otherwise for other sizes of batches: a choice between tokens whose log-probabilities are this close may
-/// turn out either way. Of random weights they differ by less than a tenth of it.
+/// turn out either way. It is what the engine's own tests allow of logits.
 const TOLERANCE: f32 = 0.02;
 
 fn settings() -> SpeakerSettings {

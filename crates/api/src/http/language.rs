@@ -119,7 +119,6 @@ impl Stream for Speaking {
             }
             Ok(_) => {}
             Err(error) => {
-                crate::failures::note(error);
                 if let Some(observation) = self.observation.take() {
                     observation.failed(error.code.status().as_u16());
                 }

@@ -91,6 +91,10 @@ async fn save(State(speaker): State<Arc<LocalSpeaker>>) -> Json<Result<Statistic
 async fn statistics(State(speaker): State<Arc<LocalSpeaker>>) -> Body {
     let told = stream::unfold((speaker, None), |(speaker, told)| async move {
         loop {
+            if !speaker.is_alive() {
+                // The server starts another one.
+                wattle_engine::exit(1);
+            }
             let now = speaker.statistics();
             if told.as_ref() != Some(&now) {
                 return Some((Ok::<_, Infallible>(line(&now)), (speaker, Some(now))));

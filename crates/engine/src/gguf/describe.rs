@@ -8,103 +8,53 @@ use crate::{Error, Result};
 /// Bytes of a number in the cache of keys and values.
 const CACHE_BYTES: u64 = 2;
 
-/// What a file says of its model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
-    /// The family: `llama`, `qwen3`, `bert`.
-    pub architecture: String,
-    /// What its makers call it.
-    pub name: Option<String>,
-    /// How many weights it has.
-    pub parameters: u64,
-    /// The type that most of the weights' bytes have.
-    pub kind: TensorKind,
-    /// How many tokens it was trained to see at once.
-    pub context_tokens: u64,
-    /// How many numbers stand for a token within it.
-    pub width: u64,
-    /// How many layers it has.
-    pub layers: u64,
-    /// How many tokens its vocabulary has.
-    pub vocabulary: u64,
-    /// What a token's keys and values take in all layers, with 16 bits a number, in bytes; 0 for a model that keeps none.
-    pub cache_bytes_per_token: u64,
-    /// Whether it embeds texts rather than continue them.
-    pub embeds: bool,
-    /// The template of its chats, in Jinja's language.
-    pub chat_template: Option<String>,
-    /// The name of the token that it expects first.
-    pub beginning: Option<String>,
-    /// The name of the token that ends its answers.
-    pub end: Option<String>,
-}
-
-impl From<Description> for LanguageModel {
-    fn from(description: Description) -> LanguageModel {
-        LanguageModel {
-            architecture: description.architecture,
-            title: description.name,
-            parameters: description.parameters,
-            weights: description.kind.name().to_owned(),
-            context_tokens: description.context_tokens,
-            width: description.width,
-            layers: description.layers,
-            vocabulary: description.vocabulary,
-            cache_bytes_per_token: description.cache_bytes_per_token,
-            embeds: description.embeds,
-            chat_template: description.chat_template,
-            beginning: description.beginning,
-            end: description.end,
-        }
-    }
-}
-
-impl Description {
-    /// Reads it out of a header.
-    ///
-    /// # Errors
-    /// [`Error::InvalidModel`] naming the key that is missing or makes no sense.
-    pub fn of(header: &Gguf) -> Result<Description> {
-        let architecture = header
-            .get("general.architecture")
-            .and_then(Value::as_text)
-            .filter(|name| !name.is_empty() && name.len() <= 64)
-            .ok_or_else(|| missing("general.architecture"))?
-            .to_owned();
-        let own = Own { header, architecture: &architecture };
-        let layers = own.number("block_count", 1..=4096)?;
-        let width = own.number("embedding_length", 1..=1 << 20)?;
-        let context_tokens = own.number("context_length", 1..=1 << 30)?;
-        let vocabulary = header
-            .get("tokenizer.ggml.tokens")
-            .and_then(Value::as_array)
-            .map(|tokens| tokens.len() as u64)
-            .ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
-        let pooling = own.get("pooling_type").and_then(Value::as_u64).unwrap_or(0);
-        // Encoders see a whole text at once, and keep nothing of it.
-        let is_encoder = own.get("attention.causal") == Some(&Value::Bool(false));
-        let token = |key: &str| {
-            let tokens = header.get("tokenizer.ggml.tokens")?.as_array()?;
-            let token = usize::try_from(header.get(key)?.as_u64()?).ok()?;
-            tokens.get(token)?.as_text().map(str::to_owned)
-        };
-        let text = |key: &str| header.get(key).and_then(Value::as_text).map(str::to_owned);
-        Ok(Description {
-            name: text("general.name"),
-            parameters: header.tensors.iter().fold(0, |sum, tensor| tensor.values().saturating_add(sum)),
-            kind: main_kind(header).ok_or_else(|| Error::InvalidModel("the GGUF file has no tensors".into()))?,
-            context_tokens,
-            width,
-            layers,
-            vocabulary,
-            cache_bytes_per_token: if is_encoder { 0 } else { own.cache_bytes(layers, width)? },
-            embeds: is_encoder || pooling > 0,
-            chat_template: text("tokenizer.chat_template"),
-            beginning: token("tokenizer.ggml.bos_token_id"),
-            end: token("tokenizer.ggml.eos_token_id"),
-            architecture,
-        })
-    }
+/// What a file's header says of its model.
+///
+/// # Errors
+/// [`Error::InvalidModel`] naming the key that is missing or makes no sense.
+pub fn describe(header: &Gguf) -> Result<LanguageModel> {
+    let architecture = header
+        .get("general.architecture")
+        .and_then(Value::as_text)
+        .filter(|name| !name.is_empty() && name.len() <= 64)
+        .ok_or_else(|| missing("general.architecture"))?
+        .to_owned();
+    let own = Own { header, architecture: &architecture };
+    let layers = own.number("block_count", 1..=4096)?;
+    let width = own.number("embedding_length", 1..=1 << 20)?;
+    let context_tokens = own.number("context_length", 1..=1 << 30)?;
+    let vocabulary = header
+        .get("tokenizer.ggml.tokens")
+        .and_then(Value::as_array)
+        .map(|tokens| tokens.len() as u64)
+        .ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+    let pooling = own.get("pooling_type").and_then(Value::as_u64).unwrap_or(0);
+    // Encoders see a whole text at once, and keep nothing of it.
+    let is_encoder = own.get("attention.causal") == Some(&Value::Bool(false));
+    let token = |key: &str| {
+        let tokens = header.get("tokenizer.ggml.tokens")?.as_array()?;
+        let token = usize::try_from(header.get(key)?.as_u64()?).ok()?;
+        tokens.get(token)?.as_text().map(str::to_owned)
+    };
+    let text = |key: &str| header.get(key).and_then(Value::as_text).map(str::to_owned);
+    Ok(LanguageModel {
+        title: text("general.name"),
+        parameters: header.tensors.iter().fold(0, |sum, tensor| tensor.values().saturating_add(sum)),
+        weights: main_kind(header)
+            .ok_or_else(|| Error::InvalidModel("the GGUF file has no tensors".into()))?
+            .name()
+            .to_owned(),
+        context_tokens,
+        width,
+        layers,
+        vocabulary,
+        cache_bytes_per_token: if is_encoder { 0 } else { own.cache_bytes(layers, width)? },
+        embeds: is_encoder || pooling > 0,
+        chat_template: text("tokenizer.chat_template"),
+        beginning: token("tokenizer.ggml.bos_token_id"),
+        end: token("tokenizer.ggml.eos_token_id"),
+        architecture,
+    })
 }
 
 /// The keys that begin with the architecture's name.

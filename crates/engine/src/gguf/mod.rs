@@ -9,7 +9,7 @@ mod read;
 mod value;
 mod write;
 
-pub use describe::Description;
+pub use describe::describe;
 pub use kind::TensorKind;
 pub use read::Gguf;
 pub use value::{Kind, Value};

@@ -2,7 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::gguf::{Description, NewTensor, Writer};
+use crate::gguf::{NewTensor, Writer, describe};
 
 fn metadata() -> Vec<(String, Value)> {
     let number = |key: &str, value| (format!("llama.{key}"), Value::U32(value));
@@ -62,10 +62,10 @@ fn what_is_written_is_read() {
 
 #[test]
 fn a_file_tells_what_its_model_is() {
-    let description = Description::of(&read(&file(&metadata(), &tensors())).unwrap()).unwrap();
-    assert_eq!((description.architecture.as_str(), description.name.as_deref()), ("llama", Some("a small one")));
+    let description = describe(&read(&file(&metadata(), &tensors())).unwrap()).unwrap();
+    assert_eq!((description.architecture.as_str(), description.title.as_deref()), ("llama", Some("a small one")));
     assert_eq!((description.layers, description.width, description.context_tokens), (2, 64, 512));
-    assert_eq!((description.parameters, description.kind), (64 * 3 * 2 + 5, TensorKind::F16));
+    assert_eq!((description.parameters, description.weights.as_str()), (64 * 3 * 2 + 5, "F16"));
     // 2 layers of 2 heads with 16 keys and 16 values of 2 bytes.
     assert_eq!((description.vocabulary, description.cache_bytes_per_token), (3, 2 * 2 * 32 * 2));
     assert_eq!((description.embeds, description.chat_template.as_deref()), (false, Some("{{ messages }}")));
@@ -76,7 +76,7 @@ fn an_encoder_embeds_and_keeps_nothing() {
     let mut metadata = metadata();
     metadata.push(("llama.attention.causal".into(), Value::Bool(false)));
     metadata.push(("llama.pooling_type".into(), Value::U32(1)));
-    let description = Description::of(&read(&file(&metadata, &tensors())).unwrap()).unwrap();
+    let description = describe(&read(&file(&metadata, &tensors())).unwrap()).unwrap();
     assert_eq!((description.embeds, description.cache_bytes_per_token), (true, 0));
 }
 
@@ -84,12 +84,12 @@ fn an_encoder_embeds_and_keeps_nothing() {
 fn what_is_missing_is_named() {
     for key in ["general.architecture", "llama.block_count", "llama.context_length", "tokenizer.ggml.tokens"] {
         let without: Vec<(String, Value)> = metadata().into_iter().filter(|(known, _)| known != key).collect();
-        let error = Description::of(&read(&file(&without, &tensors())).unwrap()).unwrap_err().to_string();
+        let error = describe(&read(&file(&without, &tensors())).unwrap()).unwrap_err().to_string();
         assert!(error.contains(key), "{error}");
     }
     let mut metadata = metadata();
     metadata[2].1 = Value::U32(0);
-    let error = Description::of(&read(&file(&metadata, &tensors())).unwrap()).unwrap_err().to_string();
+    let error = describe(&read(&file(&metadata, &tensors())).unwrap()).unwrap_err().to_string();
     assert!(error.contains("llama.block_count is no whole number from 1"), "{error}");
 }
 
@@ -162,7 +162,7 @@ proptest! {
         let _ = read(&bytes);
         bytes.splice(0..0, *b"GGUF\x03\0\0\0");
         if let Ok(header) = read(&bytes) {
-            let _ = Description::of(&header);
+            let _ = describe(&header);
         }
     }
 
@@ -180,7 +180,7 @@ proptest! {
                 for tensor in &header.tensors {
                     prop_assert!(tensor.offset + tensor.bytes <= bytes.len() as u64);
                 }
-                let _ = Description::of(&header);
+                let _ = describe(&header);
             }
             Err(error) => prop_assert!(matches!(error, Error::InvalidModel(_)), "{:?}", error),
         }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::gguf::{Description, Gguf, Value};
+use crate::gguf::{Gguf, Value, describe};
 
 /// A folder of a model with random weights, in the given shape.
 pub(crate) fn write_folder(folder: &Path, config: &Json, tensors: &[(String, Vec<u64>)], tokenizer: &Json) {
@@ -108,7 +108,7 @@ fn a_decoder_keeps_its_tokenizer_and_its_template() {
         json!({"chat_template": [{"name": "default", "template": "{{ messages }}"}], "eos_token": "<|end|>"});
     fs::write(folder.path().join("tokenizer_config.json"), settings.to_string()).unwrap();
     let header = convert_to_header(folder.path()).unwrap();
-    let description = Description::of(&header).unwrap();
+    let description = describe(&header).unwrap();
     assert_eq!((description.architecture.as_str(), description.vocabulary, description.layers), ("llama", 300, 2));
     assert_eq!(description.chat_template.as_deref(), Some("{{ messages }}"));
     assert_eq!((description.beginning.as_deref(), description.end.as_deref()), (Some("<|begin|>"), Some("<|end|>")));

@@ -17,7 +17,7 @@ const MOST_CONSTRAINT_BYTES: usize = 256 << 10;
 const MOST_BIASES: usize = 1024;
 
 /// Refuses what makes no sense, by the names that callers use.
-pub(super) fn check(request: &Generate, vocabulary: u32) -> Result<()> {
+pub(crate) fn check(request: &Generate, vocabulary: u32) -> Result<()> {
     let refuse = |why: String| Err(Error::Invalid(why));
     let sampling = &request.sampling;
     within("n", request.choices, 1, MOST_ANSWERS)?;

@@ -19,6 +19,8 @@ use crate::{
     Result,
     language::{Answer, Generate},
 };
+pub(crate) use check::check;
+
 use answer::Sampled;
 
 /// What chooses each of a request's answers: the same seed gives the same answer, and the second answer has the next seed.
@@ -27,7 +29,7 @@ use answer::Sampled;
 /// [`crate::Error::Invalid`] naming the field and what it may be; or saying why a schema, a grammar or a regular expression
 /// cannot be used.
 pub fn answers(request: &Generate, prompt: &[Token], words: &Words) -> Result<Vec<Box<dyn Answer>>> {
-    check::check(request, words.vocabulary().len())?;
+    check(request, words.vocabulary().len())?;
     let constraint = constrain::constraint(&request.constraint, words)?;
     let seed = request.sampling.seed.unwrap_or_else(|| fastrand::u64(..));
     let answers = (0..request.best_of).map(|index| {

@@ -163,7 +163,7 @@ impl Speaker for LocalSpeaker {
     }
 
     fn is_alive(&self) -> bool {
-        true
+        self.scheduler.is_alive()
     }
 
     fn resident_bytes(&self) -> u64 {

@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) growing_steps: Vec<f64>,
     /// Steps that are to fail.
     pub(super) failing: BTreeSet<usize>,
+    /// Whether every step panics.
+    pub(super) panics: bool,
     pub(super) used_cells: usize,
     pub(super) seconds_a_token: f64,
 }
@@ -55,6 +57,7 @@ impl FakeEngine {
             steps: 0,
             growing_steps: Vec::new(),
             failing: BTreeSet::new(),
+            panics: false,
             used_cells: 0,
             seconds_a_token: 0.001,
         };
@@ -118,6 +121,7 @@ impl TokenEngine for FakeEngine {
             if batch.iter().any(|chunk| chunk.start > 0 && chunk.tokens.len() as u32 == chunk.logits) {
                 world.growing_steps.push(seconds);
             }
+            assert!(!world.panics, "it was to panic");
             let step = world.steps;
             if world.failing.remove(&step) {
                 return Err(Error::Run("it was to fail".into()));

@@ -19,7 +19,7 @@ const UNFINISHED: &str = ".tmp";
 impl Steps {
     /// Writes the most useful prefixes to a folder, in place of what is there.
     pub(super) fn save(&mut self, folder: &Path) -> io::Result<()> {
-        let now = Instant::now();
+        let now = self.clock.now();
         let mut left = self.settings.saved_bytes;
         let mut kept = Vec::new();
         if left > 0 {

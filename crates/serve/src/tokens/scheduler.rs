@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc as blocking,
     },
     task::{self, Poll, ready},
@@ -59,6 +59,8 @@ struct Shared {
     statistics: Mutex<Statistics>,
     /// The mean time that a place is taken, in microseconds.
     waited_micros: AtomicU64,
+    /// Whether the thread has panicked, so that nothing is answered any more.
+    has_panicked: AtomicBool,
 }
 
 /// A place among those that wait, or among a tenant's requests; free again when it is dropped.
@@ -81,6 +83,7 @@ impl Scheduler {
             tenants: Mutex::default(),
             statistics: Mutex::default(),
             waited_micros: AtomicU64::new(0),
+            has_panicked: AtomicBool::new(false),
         });
         let (orders, told) = blocking::channel();
         let seen = Arc::clone(&shared);
@@ -147,6 +150,11 @@ impl Scheduler {
             true => Err(Error::Expired),
             false => Err(ended()),
         })
+    }
+
+    /// Whether it can still answer.
+    pub fn is_alive(&self) -> bool {
+        !self.shared.has_panicked.load(Relaxed)
     }
 
     /// What it did, and how it stands.
@@ -253,7 +261,7 @@ impl Stream for Told {
 }
 
 fn ended() -> Error {
-    Error::Run("the model's scheduler has ended: load the model again".into())
+    Error::Run("the model's scheduler has ended: try again, it is loaded again".into())
 }
 
 /// The clocks of this machine.
@@ -296,6 +304,7 @@ fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared) {
     }));
     if stepped.is_err() {
         tracing::error!("the scheduler of a language model panicked");
+        shared.has_panicked.store(true, Relaxed);
         // Whoever waits is told by the closing of what it waits on; what is left may be in any state.
         std::mem::forget(steps.engine);
     }

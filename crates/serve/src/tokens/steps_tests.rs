@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt;
 use proptest::prelude::*;
 use tokio::sync::mpsc::UnboundedReceiver;
 use wattle_engine::tokens::{Limits, Token};
 
 use super::{
-    Caller, Request, SchedulerSettings,
+    Caller, Request, Scheduler, SchedulerSettings,
     fake::{FakeAnswer, FakeClock, FakeEngine, VOCABULARY, World, alone, said_alone},
     group::Group,
     steps::Steps,
@@ -208,6 +209,19 @@ fn a_step_that_fails_is_computed_again_once() {
     bench.finish();
     assert!(matches!(outcome(&mut told), Err(Error::Run(_))));
     assert_eq!(bench.steps.tree.used_by_running(), 0);
+}
+
+#[tokio::test]
+async fn a_scheduler_that_panics_hangs_nobody_and_says_that_it_is_gone() {
+    let engine = FakeEngine::new(LIMITS, true);
+    engine.world.lock().unwrap().panics = true;
+    let scheduler = Scheduler::start(Box::new(engine), settings()).unwrap();
+    assert!(scheduler.is_alive());
+    let answers = vec![Box::new(FakeAnswer::new(None)) as Box<dyn Answer>];
+    let request = Request { prompt: text(1, 20), answers, choices: 1, max_tokens: Some(3), caller: Caller::default() };
+    let pieces: Vec<Result<Piece>> = scheduler.generate(request).unwrap().collect().await;
+    assert!(matches!(pieces.as_slice(), [Err(Error::Run(_))]), "{pieces:?}");
+    assert!(!scheduler.is_alive());
 }
 
 #[test]

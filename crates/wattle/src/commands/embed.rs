@@ -33,7 +33,7 @@ pub(crate) async fn run(context: &Context, flags: EmbedFlags) -> Result<()> {
         true => lines(&read_input("give the texts")?),
     };
     check(&texts)?;
-    let (mut vectors, mut tokens, mut joules) = (Vec::new(), 0, None);
+    let (mut vectors, mut tokens, mut joules, mut label) = (Vec::new(), 0, None, String::new());
     for texts in texts.chunks(TEXTS_OF_A_CALL) {
         let body = json!({"model": flags.name, "input": texts});
         let embedded: Embedded = context.client.post("/v1/embeddings", &body).await?;
@@ -41,8 +41,9 @@ pub(crate) async fn run(context: &Context, flags: EmbedFlags) -> Result<()> {
             bail!("the server answered {} texts with {} vectors", texts.len(), embedded.data.len());
         }
         tokens += embedded.usage["prompt_tokens"].as_u64().unwrap_or(0);
-        if let Some((used, _)) = energy(&embedded.usage) {
+        if let Some((used, how)) = energy(&embedded.usage) {
             *joules.get_or_insert(0.0) += used;
+            how.clone_into(&mut label);
         }
         for Vector { embedding } in embedded.data {
             match context.output {
@@ -57,7 +58,7 @@ pub(crate) async fn run(context: &Context, flags: EmbedFlags) -> Result<()> {
             print_line(&serde_json::to_string(&Record { embeddings: vectors, usage })?)?;
         }
         OutputFormat::Table => {
-            let energy = joules.map_or_else(String::new, |joules| format!(", {}", quantity(joules, "J")));
+            let energy = joules.map_or_else(String::new, |joules| format!(", {} ({label})", quantity(joules, "J")));
             let noun = if texts.len() == 1 { "text" } else { "texts" };
             aside(&format!("{} {noun}, {} tokens{energy}", grouped(texts.len() as u64), grouped(tokens)));
         }

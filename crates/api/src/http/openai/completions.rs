@@ -78,7 +78,7 @@ pub(in crate::http) async fn create(
             }
             Err(error) => {
                 has_failed = true;
-                vec![event(&Refusal::from(error).json())]
+                vec![Refusal::from(error).into_event()]
             }
         };
         stream::iter(events)

@@ -7,14 +7,6 @@ use wattle_serve::language::{Constraint, Generate, Prompt, Sampling};
 
 use crate::{ApiError, Result};
 
-/// The most answers to one prompt.
-const MAX_CHOICES: u32 = 128;
-/// The most stop strings, and bytes of one.
-const MAX_STOPS: usize = 16;
-const MAX_STOP_BYTES: usize = 1024;
-/// The most biased tokens.
-const MAX_BIASES: usize = 4096;
-
 /// The parameters; what is absent has no effect.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Parameters {
@@ -63,10 +55,10 @@ impl Parameters {
         self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
     }
 
-    /// The request for answers to this prompt.
+    /// The request for answers to this prompt. What its numbers may be is the scheduler's to say.
     ///
     /// # Errors
-    /// If a parameter is out of its range; the message names it.
+    /// For what has no meaning in this protocol; the message names it.
     pub(super) fn generate(
         &self,
         prompt: Prompt,
@@ -74,8 +66,8 @@ impl Parameters {
         further_stops: Vec<String>,
         logprobs: Option<u32>,
     ) -> Result<Generate> {
-        let choices = whole("n", self.n.unwrap_or(1), 1, MAX_CHOICES)?;
-        let best_of = whole("best_of", self.best_of.unwrap_or(choices), choices, MAX_CHOICES)?;
+        let choices = self.n.unwrap_or(1);
+        let best_of = self.best_of.unwrap_or(choices);
         if best_of > choices && self.is_streamed() {
             return Err(ApiError::invalid("best_of cannot be streamed: which answers are best is known at the end"));
         }
@@ -89,23 +81,10 @@ impl Parameters {
             Some(Stop::Several(texts)) => texts.clone(),
         };
         stop.retain(|text| !text.is_empty());
-        if stop.len() > MAX_STOPS || stop.iter().any(|text| text.len() > MAX_STOP_BYTES) {
-            let message = format!("stop takes {MAX_STOPS} strings of {MAX_STOP_BYTES} bytes at most");
-            return Err(ApiError::invalid(message));
-        }
         stop.extend(further_stops);
         let ignore_end = self.ignore_eos.unwrap_or(false);
-        Ok(Generate {
-            prompt,
-            choices,
-            best_of,
-            max_tokens,
-            stop,
-            ignore_end,
-            sampling: self.sampling()?,
-            constraint,
-            logprobs: logprobs.map(|count| whole("logprobs", count, 0, 20)).transpose()?,
-        })
+        let sampling = self.sampling()?;
+        Ok(Generate { prompt, choices, best_of, max_tokens, stop, ignore_end, sampling, constraint, logprobs })
     }
 
     fn sampling(&self) -> Result<Sampling> {
@@ -113,20 +92,14 @@ impl Parameters {
         // -1 means all in other servers.
         let top_k = self.top_k.unwrap_or(0).max(0);
         Ok(Sampling {
-            temperature: number("temperature", self.temperature, plain.temperature, 0.0, 100.0)?,
+            temperature: self.temperature.unwrap_or(plain.temperature),
             top_k: u32::try_from(top_k).map_err(|_| ApiError::invalid("top_k is too large"))?,
-            top_p: number("top_p", self.top_p, plain.top_p, 0.0, 1.0)?,
-            min_p: number("min_p", self.min_p, plain.min_p, 0.0, 1.0)?,
-            typical_p: number("typical_p", self.typical_p, plain.typical_p, 0.0, 1.0)?,
-            repetition_penalty: number(
-                "repetition_penalty",
-                self.repetition_penalty,
-                plain.repetition_penalty,
-                f32::MIN_POSITIVE,
-                100.0,
-            )?,
-            frequency_penalty: number("frequency_penalty", self.frequency_penalty, plain.frequency_penalty, -2.0, 2.0)?,
-            presence_penalty: number("presence_penalty", self.presence_penalty, plain.presence_penalty, -2.0, 2.0)?,
+            top_p: self.top_p.unwrap_or(plain.top_p),
+            min_p: self.min_p.unwrap_or(plain.min_p),
+            typical_p: self.typical_p.unwrap_or(plain.typical_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(plain.repetition_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(plain.frequency_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(plain.presence_penalty),
             penalty_window: plain.penalty_window,
             logit_bias: self.logit_bias()?,
             seed: self.seed.map(i64::cast_unsigned),
@@ -134,36 +107,8 @@ impl Parameters {
     }
 
     fn logit_bias(&self) -> Result<Vec<(u32, f32)>> {
+        let wrong = || ApiError::invalid("logit_bias maps numbers of tokens to biases, as in {\"50256\": -100}");
         let biases = self.logit_bias.iter().flatten();
-        if biases.clone().count() > MAX_BIASES {
-            return Err(ApiError::invalid(format!("logit_bias takes {MAX_BIASES} tokens at most")));
-        }
-        biases
-            .map(|(token, bias)| match token.parse() {
-                Ok(token) if (-100.0..=100.0).contains(bias) => Ok((token, *bias)),
-                Ok(_) => Err(ApiError::invalid("a logit_bias must be from -100 to 100")),
-                Err(_) => {
-                    Err(ApiError::invalid("logit_bias maps numbers of tokens to biases, as in {\"50256\": -100}"))
-                }
-            })
-            .collect()
-    }
-}
-
-fn number(name: &str, value: Option<f32>, plain: f32, least: f32, most: f32) -> Result<f32> {
-    let value = value.unwrap_or(plain);
-    match (least..=most).contains(&value) {
-        true => Ok(value),
-        false if least == f32::MIN_POSITIVE => {
-            Err(ApiError::invalid(format!("{name} must be above 0 and at most {most}")))
-        }
-        false => Err(ApiError::invalid(format!("{name} must be from {least} to {most}"))),
-    }
-}
-
-fn whole(name: &str, value: u32, least: u32, most: u32) -> Result<u32> {
-    match (least..=most).contains(&value) {
-        true => Ok(value),
-        false => Err(ApiError::invalid(format!("{name} must be from {least} to {most}"))),
+        biases.map(|(token, bias)| Ok((token.parse().map_err(|_| wrong())?, *bias))).collect()
     }
 }

@@ -13,16 +13,21 @@ pub(super) struct Conversation {
     turns: Vec<(String, Option<String>)>,
     /// The last question, also where it got no answer.
     asked: Option<String>,
+    /// Whether it is the last turn, with its answer.
+    is_answered: bool,
+    /// The turn in whose place it is asked again.
+    replaced: Option<(String, Option<String>)>,
 }
 
 impl Conversation {
     pub(super) fn new(flags: ChatFlags) -> Conversation {
-        Conversation { flags, turns: Vec::new(), asked: None }
+        Conversation { flags, turns: Vec::new(), asked: None, is_answered: false, replaced: None }
     }
 
     /// The request for an answer to this.
     pub(super) fn ask(&mut self, text: String) -> Value {
         self.asked = Some(text.clone());
+        self.replaced = None;
         self.turns.push((text, None));
         let mut body = Map::new();
         body.insert("model".into(), self.flags.name.to_string().into());
@@ -36,20 +41,29 @@ impl Conversation {
     /// the answer would be the same.
     pub(super) fn ask_again(&mut self) -> Option<Value> {
         let asked = self.asked.take()?;
-        self.turns.pop_if(|(question, _)| *question == asked);
+        // A question that got no answer was taken back already.
+        let replaced = if self.is_answered { self.turns.pop() } else { None };
         let mut body = self.ask(asked);
+        self.replaced = replaced;
         if let Some(body) = body.as_object_mut() {
             body.shift_remove("seed");
         }
         Some(body)
     }
 
-    /// Takes in an answer; a question that got none is taken back, since models expect an answer between two questions.
+    /// Takes in an answer; a question that got none is taken back, since models expect an answer between two questions,
+    /// and an answer that was to be replaced stands.
     pub(super) fn take(&mut self, text: String) {
         match self.turns.last_mut() {
             Some((_, answer)) if !text.is_empty() => *answer = Some(text),
-            _ => drop(self.turns.pop()),
+            _ => {
+                self.turns.pop();
+                self.is_answered = self.replaced.is_some();
+                self.turns.extend(self.replaced.take());
+                return;
+            }
         }
+        self.is_answered = true;
     }
 
     /// What the model is told before the chat.
@@ -64,7 +78,7 @@ impl Conversation {
     /// Forgets what was said.
     pub(super) fn clear(&mut self) {
         self.turns.clear();
-        self.asked = None;
+        (self.asked, self.is_answered) = (None, false);
     }
 
     /// Writes what was said to a new file.
@@ -137,6 +151,21 @@ mod tests {
         assert_eq!(said(&chat.ask_again().unwrap()), ["q1", "a1", "q2"]);
         chat.take(String::new());
         assert_eq!(said(&chat.ask("q3".into())), ["q1", "a1", "q3"]);
+    }
+
+    #[test]
+    fn an_answer_stands_until_there_is_another() {
+        let mut chat = conversation(&[]);
+        for _ in 0..2 {
+            chat.ask("q".into());
+            chat.take("a".into());
+        }
+        chat.ask_again();
+        chat.take(String::new());
+        assert_eq!(said(&chat.ask("q".into())), ["q", "a", "q", "a", "q"]);
+        // The last question failed, and the one before it said the same.
+        chat.take(String::new());
+        assert_eq!(said(&chat.ask_again().unwrap()), ["q", "a", "q", "a", "q"]);
     }
 
     #[test]
