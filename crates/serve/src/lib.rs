@@ -26,6 +26,7 @@ mod status;
 mod table;
 pub mod tokens;
 mod trial;
+mod troubles;
 
 pub use batcher::Priority;
 pub use context::Context;

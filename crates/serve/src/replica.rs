@@ -27,17 +27,9 @@ use crate::{
     speaker::{Speaker, SpeakerSettings},
     tokens::Statistics,
     trial::{Door, Side, Trial},
+    troubles::{CHANCE, Troubles, kept_after_crash, kept_after_load, waiting},
 };
 
-/// How long a failed load is answered from memory, so that many callers do not make a storm of loads: so long after the
-/// first failure, and twice as long after each further one.
-const FAILURE_KEPT: Duration = Duration::from_secs(5);
-/// How long a process that ended for the second time in a row is left alone; twice as long after each further time.
-const CRASH_KEPT: Duration = Duration::from_secs(1);
-/// The longest that either lasts.
-const KEPT_AT_MOST: Duration = Duration::from_secs(60);
-/// What has gone well for so long is no longer in a row with what failed before.
-const RECOVERED: Duration = Duration::from_secs(60);
 /// A model of a smaller file computes on one thread: to share its work among several would take longer than the work.
 const SEVERAL_THREADS_FROM_BYTES: u64 = 4 << 20;
 
@@ -114,13 +106,6 @@ enum State {
     Ready(Arc<Loaded>),
     /// Until then nobody tries again.
     Failed(Instant, Error),
-}
-
-/// Failures in a row.
-#[derive(Default)]
-struct Troubles {
-    count: u32,
-    last: Option<Instant>,
 }
 
 /// When it was called.
@@ -424,7 +409,7 @@ impl Served {
             }
             Err(error) => {
                 tracing::warn!(%error, "model not loaded");
-                let kept = doubled(FAILURE_KEPT, self.trouble() - 1);
+                let kept = kept_after_load(self.trouble());
                 State::Failed(Instant::now() + kept, error.clone())
             }
         };
@@ -455,12 +440,12 @@ impl Served {
             self.metrics.evicted(Eviction::Crash);
             tracing::error!(deployment = %self.name, version = %self.id, "the process that serves the model ended");
             let times = self.trouble();
-            // Once is chance, if it has worked before.
-            let alone = if loaded.has_answered.load(Relaxed) { times - 1 } else { times };
+            // If it has worked before, a few times are chance.
+            let alone = if loaded.has_answered.load(Relaxed) { times.saturating_sub(CHANCE) } else { times };
             *state = match alone {
                 0 => State::Cold,
                 _ => State::Failed(
-                    Instant::now() + doubled(CRASH_KEPT, alone - 1),
+                    Instant::now() + kept_after_crash(alone),
                     Error::Busy {
                         reason: format!(
                             "the process that serves deployment {} ended {times} times in a row, and is left alone for a while",
@@ -475,13 +460,7 @@ impl Served {
 
     /// One more failure; how many there were in a row.
     fn trouble(&self) -> u32 {
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        if troubles.last.is_some_and(|last| last.elapsed() > RECOVERED + KEPT_AT_MOST) {
-            troubles.count = 0;
-        }
-        troubles.last = Some(Instant::now());
-        troubles.count = troubles.count.saturating_add(1);
-        troubles.count
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).another()
     }
 
     /// Adds what a language model's scheduler has counted since it was last asked.
@@ -588,22 +567,6 @@ impl Served {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A time, doubled so many times.
-fn doubled(time: Duration, times: u32) -> Duration {
-    time.saturating_mul(1 << times.min(16)).min(KEPT_AT_MOST)
-}
-
-/// What is told of a failure until it is tried again.
-fn waiting(error: &Error, until: Instant) -> Error {
-    match error {
-        Error::Busy { reason, .. } => {
-            let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
-            Error::Busy { reason: reason.clone(), retry_after_seconds: (seconds as u64).max(1) }
-        }
-        other => other.clone(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The command line's side of the API.
 
-use std::{error::Error, path::Path, time::Duration};
+mod sse;
+
+use std::{error::Error, ops::ControlFlow, path::Path, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::StreamExt;
@@ -109,7 +111,11 @@ impl Client {
         }
         let text = response.text().await.unwrap_or_default();
         let told = serde_json::from_str::<Value>(&text).ok();
-        let told = told.as_ref().and_then(|body| body.get("error")).and_then(Value::as_str);
+        // OpenAI's protocol tells an object where others tell a text.
+        let told = told
+            .as_ref()
+            .and_then(|body| body.get("error"))
+            .and_then(|error| error.as_str().or_else(|| error.get("message").and_then(Value::as_str)));
         let message = told.map_or_else(|| format!("the server answered {status}"), str::to_owned);
         Err(Refusal { status, message }.into())
     }
@@ -117,19 +123,36 @@ impl Client {
     /// The events named `job` of a stream of server-sent events, each handed to `seen` as JSON, until the stream ends.
     pub(crate) async fn events<T: DeserializeOwned>(&self, path: &str, mut seen: impl FnMut(T)) -> Result<()> {
         let response = self.send(self.request(Method::GET, path)).await?;
-        let mut pieces = response.bytes_stream();
-        let mut buffer = Vec::new();
-        while let Some(piece) = pieces.next().await {
-            buffer.extend_from_slice(&piece.context("the connection to the server was lost; the job goes on")?);
-            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = buffer.drain(..=end).collect();
-                if let Some(data) = line.strip_prefix(b"data:") {
-                    seen(serde_json::from_slice(data).context("an event of the server cannot be read")?);
-                }
+        let end = follow(response, |data| {
+            seen(serde_json::from_str(data).context("an event of the server cannot be read")?);
+            Ok(ControlFlow::Continue(()))
+        });
+        end.await.map(drop)
+    }
+
+    /// Sends what is answered with server-sent events, and hands the data of each to `seen`, until that breaks or the
+    /// stream ends. Tells whether it was broken off.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        seen: impl FnMut(&str) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        follow(self.send(self.request(Method::POST, path).json(body)).await?, seen).await
+    }
+}
+
+async fn follow(response: Response, mut seen: impl FnMut(&str) -> Result<ControlFlow<()>>) -> Result<ControlFlow<()>> {
+    let mut pieces = response.bytes_stream();
+    let mut events = sse::Events::default();
+    while let Some(piece) = pieces.next().await {
+        for data in events.take(&piece.context("the connection to the server was lost")?)? {
+            if seen(&data)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
-        Ok(())
     }
+    Ok(ControlFlow::Continue(()))
 }
 
 fn authorities(path: &Path) -> Result<Vec<Certificate>> {

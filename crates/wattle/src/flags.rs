@@ -2,6 +2,7 @@
 
 mod bench;
 mod deploy;
+mod language;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use wattle_train::spec::ClassWeights;
 pub(crate) use self::{
     bench::{Arrivals, BenchFlags, BenchProtocol},
     deploy::DeployFlags,
+    language::{ChatFlags, EmbedFlags, GenerateFlags, SamplingFlags},
 };
 use crate::config::{KeyFlags, hide_keys};
 
@@ -103,6 +105,12 @@ pub(crate) enum Command {
     },
     /// Call a deployment.
     Predict(PredictFlags),
+    /// Talk to a language model.
+    Chat(ChatFlags),
+    /// Have a language model continue a text.
+    Generate(Box<GenerateFlags>),
+    /// Turn texts into vectors.
+    Embed(EmbedFlags),
     /// Put load on a deployment, and measure its latency and what a call costs.
     Bench(Box<BenchFlags>),
     /// Sum what was used: requests, processor time, energy.

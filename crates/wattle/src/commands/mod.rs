@@ -1,12 +1,16 @@
 //! One file per command.
 
 mod bench;
+mod chat;
 mod config;
 mod convert;
 mod data;
 mod deploy;
 mod docs;
+mod embed;
+mod generate;
 mod jobs;
+mod language;
 mod models;
 mod predict;
 mod quickstart;
@@ -64,6 +68,9 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
             Command::Undeploy { name } => deploy::undeploy(&context, &name).await,
             Command::Bench(flags) => return bench::run(&context, *flags).await,
             Command::Predict(flags) => predict::run(&context, flags).await,
+            Command::Chat(flags) => chat::run(&context, flags).await,
+            Command::Generate(flags) => generate::run(&context, *flags).await,
+            Command::Embed(flags) => embed::run(&context, flags).await,
             Command::Usage(flags) => usage::run(&context, flags).await,
             Command::Top(flags) => top::run(&context, flags).await,
             Command::Gc => usage::collect_garbage(&context).await,

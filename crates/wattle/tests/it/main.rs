@@ -16,6 +16,9 @@ mod grpc;
 mod http2;
 mod isolation;
 mod jobs;
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "what the engine's own tests use as well")]
+#[path = "../../../engine/tests/llama/models.rs"]
+mod language_models;
 mod load;
 mod logs;
 mod metrics;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     grpc::{Client, calls, founding},
+    language_models,
     raw::Connection,
     support::{Answer, PATIENCE, Server, post, root, send, wait_for, words},
 };
@@ -269,6 +270,16 @@ fn busy(server: &Server) {
         assert_eq!(connection.post("/models/founding/predict", r#"{"x": [1.0]}"#).unwrap().status, 200);
     }
     server.wattle(&words("predict penguins --csv examples/penguins.csv"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    language_models::Decoder::SMALL.write(file.path());
+    server.wattle(&["models", "import", "--name", "tiny", file.path().to_str().unwrap()]);
+    server.wattle(&words("deploy tiny --threads 1"));
+    let completion = json!({"model": "tiny", "prompt": "once", "max_tokens": 4, "ignore_eos": true});
+    let answer = post(&format!("{}/v1/completions", server.url), &completion);
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    wait_for("what the language model counts", || {
+        Scrape::of(&server.url).get("wattle_inter_token_latency_seconds_count", &[]).map(drop)
+    });
     wait_for("the idle energy", || {
         Scrape::of(&server.url).get("wattle_energy_joules_total", &[("component", "idle")]).map(drop)
     });
