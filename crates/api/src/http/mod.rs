@@ -1,6 +1,8 @@
 //! REST: thin adapters over [`Service`], one file per noun.
 
 mod answer;
+mod anthropic;
+mod asked;
 mod body;
 mod connection;
 mod context;
@@ -13,6 +15,7 @@ mod entry;
 mod error;
 mod exposition;
 mod extract;
+mod generate;
 mod infer;
 mod jobs;
 mod language;
@@ -26,10 +29,12 @@ mod openapi;
 mod patience;
 mod predict;
 mod repository;
+mod rerank;
 mod server;
 mod sites;
 mod stream;
 mod tls;
+mod tokenize;
 mod watch;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
@@ -151,6 +156,15 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
         .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count))
+        .route("/v1/rerank", post(rerank::create))
+        .route("/api/v1/tokenize", post(tokenize::tokenize))
+        .route("/api/v1/detokenize", post(tokenize::detokenize))
+        .route("/v2/models/{deployment}/generate", post(generate::whole))
+        .route("/v2/models/{deployment}/generate_stream", post(generate::stream))
+        .route("/v2/models/{deployment}/versions/{version}/generate", post(generate::version_whole))
+        .route("/v2/models/{deployment}/versions/{version}/generate_stream", post(generate::version_stream))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)

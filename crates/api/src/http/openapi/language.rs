@@ -10,7 +10,7 @@ use super::{
 use crate::Code;
 
 /// Why calls fail.
-const FAILURES: [(Code, &str); 6] = [
+pub(super) const FAILURES: [(Code, &str); 6] = [
     (Code::InvalidArgument, "The request is not what the model takes; the message says what to send."),
     (Code::NotFound, "There is no such deployment."),
     (Code::TooLarge, "The body is larger than the server's limit."),

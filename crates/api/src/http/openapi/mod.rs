@@ -2,7 +2,9 @@
 //!
 //! A test compares the document with the routes: an address that is served and not described fails it.
 
+mod anthropic;
 mod calls;
+mod generation;
 mod language;
 mod management;
 mod operation;
@@ -58,7 +60,7 @@ fn asset(content_type: &'static str, text: &'static str) -> ([(HeaderName, &'sta
 }
 
 fn operations() -> Vec<Operation> {
-    [calls::operations(), protocols::operations(), language::operations(), management::operations()]
+    [calls::operations(), protocols::operations(), language::operations(), anthropic::operations(), generation::operations(), management::operations()]
         .into_iter()
         .flatten()
         .collect()
@@ -84,6 +86,8 @@ fn document() -> Value {
             {"name": "calls", "description": "Predictions in the simplest form."},
             {"name": "open inference protocol", "description": "Version 2 of the protocol of KServe, Triton and others, with Triton's additions. A model's name is its deployment's."},
             {"name": "openai", "description": "OpenAI's protocol for language models. A model's name is its deployment's; fields of OpenAI's that have no effect here are passed over."},
+            {"name": "anthropic", "description": "Anthropic's protocol for language models. A model's name is its deployment's."},
+            {"name": "language models", "description": "What else language models do."},
             {"name": "mlflow", "description": "What MLflow's scoring server answers."},
             {"name": "deployments", "description": "Versions of models under names that can be called."},
             {"name": "models", "description": "Immutable, numbered versions and the aliases that name them."},

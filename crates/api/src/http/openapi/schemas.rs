@@ -17,6 +17,7 @@ pub(super) fn all() -> Map<String, Value> {
         open_inference(),
         mlflow(),
         openai(),
+        anthropic(),
     ];
     groups.into_iter().flatten().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
@@ -36,6 +37,14 @@ fn openai() -> Schemas {
         ("max_model_len", described(of("integer"), "the tokens that it was trained to see at once")),
     ]);
     vec![("OpenAiError", object(&[("error", error)])), ("OpenAiModel", model)]
+}
+
+fn anthropic() -> Schemas {
+    let error = object(&[
+        ("type", described(of("string"), "`invalid_request_error`, `overloaded_error` and others")),
+        ("message", described(of("string"), "what is wrong and what to do next")),
+    ]);
+    vec![("AnthropicError", object(&[("type", json!({"const": "error"})), ("error", error)]))]
 }
 
 type Schemas = Vec<(&'static str, Value)>;
