@@ -10,6 +10,8 @@ from serving import gguf  # noqa: E402
 
 # Or a real one, whose answers mean something.
 GIVEN = os.environ.get("WATTLE_TEST_GGUF")
+# What `scripts/minilm.sh` fetches: a folder as it is on the hub.
+MINILM = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "wattle/minilm/0.1.0"
 
 
 def deploy(server, name, *flags, seed=0):

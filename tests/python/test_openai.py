@@ -18,7 +18,6 @@ from pydantic import BaseModel
 import speaker
 from server import Server
 
-MINILM = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "wattle/minilm/0.1.0"
 WEATHER = {
     "type": "function",
     "function": {
@@ -222,7 +221,7 @@ class Embeddings(unittest.TestCase):
         server = Server()
         self.addCleanup(server.stop)
         # The folder as it is on the hub is converted on the way.
-        server.command("models", "import", "--name", "minilm", MINILM)
+        server.command("models", "import", "--name", "minilm", speaker.MINILM)
         server.command("deploy", "minilm")
         client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
         texts = ["A cat sits on the mat.", "There is a cat on the rug.", "Interest rates rose again."]

@@ -122,7 +122,7 @@ async fn gather((mut pieces, mut writer): (Speaking, Writer)) -> Result<Response
 }
 
 fn events((pieces, mut writer): (Speaking, Writer)) -> Response {
-    sse(pieces.flat_map(move |piece| {
+    sse(pieces.streamed().flat_map(move |piece| {
         let told = match piece {
             Ok(piece) => writer.take(piece),
             Err(error) => Some(json!({"error": error.message})),
@@ -215,8 +215,6 @@ mod tests {
         let generate = request(json!({"text_input": "a", "parameters": parameters})).generate().unwrap();
         assert_eq!((generate.max_tokens, &generate.stop[..]), (Some(3), &["x".to_owned()][..]));
         assert!(request(json!({"text_input": "a"})).generate().is_ok());
-        let wrong = json!({"text_input": "a", "parameters": {"temperature": -1}});
-        assert!(request(wrong).generate().unwrap_err().message.contains("temperature"));
         let missing = serde_json::from_value::<Request>(json!({})).unwrap_err();
         assert!(missing.to_string().contains("text_input"));
     }

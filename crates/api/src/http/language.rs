@@ -23,7 +23,7 @@ use wattle_serve::{
 };
 
 use super::App;
-use crate::{ApiError, Code, Result};
+use crate::{ApiError, Code, Result, failures};
 
 /// How long nothing is sent at most, so that nobody on the way takes a connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -93,6 +93,18 @@ pub(super) async fn speak(
             observation.failed(error.code.status().as_u16());
             Err(error)
         }
+    }
+}
+
+impl Speaking {
+    /// The pieces for a stream of events. Its status is sent before they come, so that what fails among them has its line
+    /// of the log here.
+    pub(super) fn streamed(self) -> impl Stream<Item = Result<Piece>> + Send {
+        self.inspect(|piece| {
+            if let Err(error) = piece {
+                failures::note(error);
+            }
+        })
     }
 }
 

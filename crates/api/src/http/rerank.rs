@@ -45,11 +45,7 @@ enum Document {
     Object { text: String },
 }
 
-pub(super) async fn create(
-    State(app): State<App>,
-    FromHeaders(context): FromHeaders,
-    body: Body,
-) -> Result<Response> {
+pub(super) async fn create(State(app): State<App>, FromHeaders(context): FromHeaders, body: Body) -> Result<Response> {
     let request: Request = app.bodies.read(body).await?.parse()?;
     let (replica, _) = find(&app, &request.model, &context)?;
     observe(&app, &replica, Protocol::OpenAi, pin!(rerank(&app, &replica, context, request))).await

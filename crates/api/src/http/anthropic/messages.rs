@@ -46,7 +46,7 @@ pub(in crate::http) async fn create(
         }
         return Ok(Json(writer.message()).into_response());
     }
-    let events = pieces.flat_map(move |piece| {
+    let events = pieces.streamed().flat_map(move |piece| {
         let events = match piece {
             Ok(piece) => writer.take(piece),
             Err(error) => vec![Refusal::from(error).json()],

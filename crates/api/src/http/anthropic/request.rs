@@ -219,7 +219,8 @@ fn block_text<'a>(name: &str, block: &'a Value) -> Result<&'a str> {
         Some("text") => string(name, block, "text"),
         Some(kind) => {
             let kind: String = kind.chars().take(50).collect();
-            let message = format!("{name} has the type {kind}, which is not taken here: language models read text alone");
+            let message =
+                format!("{name} has the type {kind}, which is not taken here: language models read text alone");
             Err(ApiError::invalid(message))
         }
         None => Err(ApiError::invalid(format!("{name} must be a block with a type"))),
@@ -233,7 +234,9 @@ fn string<'a>(name: &str, block: &'a Value, key: &str) -> Result<&'a str> {
 fn tool(form: &ToolForm) -> Result<Tool> {
     let shown: String = form.name.chars().take(100).collect();
     if form.kind.as_deref().is_some_and(|kind| kind != "custom") {
-        return Err(ApiError::invalid(format!("the tool {shown} is none of the caller's own: its type must be custom")));
+        return Err(ApiError::invalid(format!(
+            "the tool {shown} is none of the caller's own: its type must be custom"
+        )));
     }
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if form.name.is_empty() || form.name.len() > 128 || !form.name.bytes().all(known) {

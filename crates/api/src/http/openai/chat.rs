@@ -46,14 +46,14 @@ pub(in crate::http) async fn create(
         return Ok(Json(whole.finish()).into_response());
     }
     let mut chunks = Chunks::new(&request.model, &reading, choices, logprobs, request.parameters.tells_usage());
-    let events = pieces.flat_map(move |piece| {
+    let events = pieces.streamed().flat_map(move |piece| {
         let events: Vec<_> = match piece {
             Ok(piece) => {
                 let is_last = matches!(piece, wattle_serve::language::Piece::Done(_));
                 let chunks = chunks.take(piece);
                 chunks.iter().map(event).chain(is_last.then_some(DONE)).collect()
             }
-            Err(error) => vec![Refusal::from(error).into_event()],
+            Err(error) => vec![event(&Refusal::from(error).json())],
         };
         stream::iter(events)
     });

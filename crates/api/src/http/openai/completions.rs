@@ -60,7 +60,10 @@ pub(in crate::http) async fn create(
     let mut completion = Completion::new(&model, choices, echoes, is_streamed && tells_usage);
     let speak = |generate| speak(&app, &replica, context.clone(), Protocol::OpenAi, generate);
     let all = try_join_all(generates.into_iter().map(speak)).await?;
-    let all = all.into_iter().enumerate().map(|(prompt, pieces)| pieces.map(move |piece| (prompt, piece)).boxed());
+    let all = all.into_iter().enumerate().map(|(prompt, pieces)| {
+        let pieces = if is_streamed { pieces.streamed().boxed() } else { pieces.boxed() };
+        pieces.map(move |piece| (prompt, piece))
+    });
     let mut pieces = stream::select_all(all);
     if !is_streamed {
         while let Some((prompt, piece)) = pieces.next().await {
@@ -78,7 +81,7 @@ pub(in crate::http) async fn create(
             }
             Err(error) => {
                 has_failed = true;
-                vec![Refusal::from(error).into_event()]
+                vec![event(&Refusal::from(error).json())]
             }
         };
         stream::iter(events)

@@ -5,10 +5,8 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::event;
 use crate::{ApiError, Code, failures};
 
 /// A failed call in OpenAI's form.
@@ -23,12 +21,6 @@ impl Refusal {
     /// The deployment that `model` names is wrong.
     pub(super) fn of_model(error: ApiError) -> Refusal {
         Refusal { error, param: Some("model") }
-    }
-
-    /// The event that ends a stream, whose status was sent long before.
-    pub(super) fn into_event(self) -> Bytes {
-        failures::note(&self.error);
-        event(&self.json())
     }
 
     /// What is wrong, as JSON.

@@ -60,10 +60,17 @@ fn asset(content_type: &'static str, text: &'static str) -> ([(HeaderName, &'sta
 }
 
 fn operations() -> Vec<Operation> {
-    [calls::operations(), protocols::operations(), language::operations(), anthropic::operations(), generation::operations(), management::operations()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        calls::operations(),
+        protocols::operations(),
+        language::operations(),
+        anthropic::operations(),
+        generation::operations(),
+        management::operations(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn document() -> Value {
