@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{ApiError, Code, failures};
 
@@ -31,11 +31,16 @@ impl Code {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        failures::note(&self);
-        let mut response = (self.code.status(), Json(json!({ "error": self.message }))).into_response();
-        if let Some(seconds) = self.retry_after_seconds {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        answer(&self, json!({ "error": self.message }))
     }
+}
+
+/// The answer of a call that failed, in its protocol's form.
+pub(super) fn answer(error: &ApiError, body: Value) -> Response {
+    failures::note(error);
+    let mut response = (error.code.status(), Json(body)).into_response();
+    if let Some(seconds) = error.retry_after_seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }

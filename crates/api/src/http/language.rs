@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use wattle_core::{Energy, LanguageModel, Name};
 use wattle_serve::{
     Context, Replica,
-    language::{Generate, Piece, Pieces},
+    language::{Embedded, Generate, Piece, Pieces},
     metrics::{Observation, Phases, Protocol},
 };
 
@@ -162,6 +162,16 @@ pub(super) fn sse(events: impl Stream<Item = Bytes> + Send + 'static) -> Respons
     // Proxies that follow nginx keep events back otherwise.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
+}
+
+/// What embedding took, in OpenAI's form.
+pub(super) fn embedded_usage(embedded: &Embedded) -> Value {
+    let tokens: u64 = embedded.tokens.iter().map(|tokens| u64::from(*tokens)).sum();
+    let mut usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
+    if embedded.energy.is_some() {
+        usage["energy"] = energy_json(embedded.energy.as_ref());
+    }
+    usage
 }
 
 /// What a call took, as every protocol tells it: `{"joules": {"low", "mid", "high"}, "label", "source"}`; `null` if it is

@@ -21,7 +21,7 @@ use wattle_serve::{
 use super::{
     App,
     context::FromHeaders,
-    language::{energy_json, find},
+    language::{embedded_usage, find},
     observe::observe,
 };
 use crate::{ApiError, Result};
@@ -103,11 +103,7 @@ fn answer(request: &Request, embedded: &Embedded) -> Value {
         result
     });
     let results: Value = results.collect();
-    let tokens: u64 = embedded.tokens.iter().map(|tokens| u64::from(*tokens)).sum();
-    let mut usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
-    if embedded.energy.is_some() {
-        usage["energy"] = energy_json(embedded.energy.as_ref());
-    }
+    let usage = embedded_usage(embedded);
     json!({"model": request.model, "object": "list", "results": results, "usage": usage})
 }
 

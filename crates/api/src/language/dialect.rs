@@ -1,6 +1,7 @@
 //! How models write calls of tools, which their templates show.
 
 use serde_json::{Value, json};
+use wattle_serve::sampling::compact;
 
 use super::{Conversation, Format, Tool, ToolChoice};
 use crate::{ApiError, Result};
@@ -82,9 +83,11 @@ impl Dialect {
         let mut rules = match (&conversation.tool_choice, &conversation.format) {
             (ToolChoice::Required | ToolChoice::Named(_), _) => format!("start: {all}\n"),
             (_, Format::Json) => {
-                format!("start: {all} | answer\nanswer: %json {}\n", compact(&json!({"type": "object"})))
+                format!("start: {all} | answer\nanswer: %json {}\n", compact(json!({"type": "object"})))
             }
-            (_, Format::Schema(schema)) => format!("start: {all} | answer\nanswer: %json {}\n", compact(schema)),
+            (_, Format::Schema(schema)) => {
+                format!("start: {all} | answer\nanswer: %json {}\n", compact(schema.clone()))
+            }
             _ => {
                 return Err(ApiError::invalid(
                     "a grammar or regular expression cannot stand beside tools: send one of them",
@@ -96,7 +99,7 @@ impl Dialect {
         for (name, tool) in names.iter().zip(tools) {
             let head = format!("{{\"name\": {}, \"{}\": ", json!(tool.name), self.arguments_key());
             rules += &format!("{name}: {} {name}_arguments \"}}\"\n", json!(head));
-            rules += &format!("{name}_arguments: %json {}\n", compact(&tool.parameters));
+            rules += &format!("{name}_arguments: %json {}\n", compact(tool.parameters.clone()));
         }
         Ok(rules)
     }
@@ -124,16 +127,4 @@ pub(super) fn tool_json(tool: &Tool) -> Value {
     }
     function["parameters"] = tool.parameters.clone();
     json!({"type": "function", "function": function})
-}
-
-/// A schema whose JSON has one space where it reads well, and none elsewhere: every further one would be a token.
-fn compact(schema: &Value) -> Value {
-    let mut schema = schema.clone();
-    if let Value::Object(members) = &mut schema
-        && !members.contains_key("x-guidance")
-    {
-        let form = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
-        members.insert("x-guidance".to_owned(), form);
-    }
-    schema
 }

@@ -42,8 +42,9 @@ pub(super) fn refused(matcher: &Matcher) -> Error {
     Error::Invalid(format!("the answer cannot have the form that was asked for: {reason}"))
 }
 
-/// JSON with one space where it reads well and none elsewhere: every further one would be a token that somebody pays for.
-fn compact(mut schema: Value) -> Value {
+/// A schema whose JSON has one space where it reads well and none elsewhere: every further one would be a token that
+/// somebody pays for. A schema that says otherwise itself stays as it is.
+pub fn compact(mut schema: Value) -> Value {
     if let Value::Object(members) = &mut schema
         && !members.contains_key("x-guidance")
     {

@@ -13,6 +13,7 @@ mod tests;
 
 use wattle_engine::tokens::Token;
 
+pub use constrain::compact;
 pub use words::Words;
 
 use crate::{

@@ -1,13 +1,9 @@
 //! Errors as Anthropic tells them: `{"type": "error", "error": {"type", "message"}}`.
 
-use axum::{
-    Json,
-    http::{HeaderValue, header},
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::{ApiError, Code, failures};
+use crate::{ApiError, Code, http::error::answer};
 
 /// A failed call in Anthropic's form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,18 +34,13 @@ impl From<ApiError> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        failures::note(&self.0);
-        let mut response = (self.0.code.status(), Json(self.json())).into_response();
-        if let Some(seconds) = self.0.retry_after_seconds {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        answer(&self.0, self.json())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::StatusCode;
+    use axum::http::{StatusCode, header};
 
     use super::*;
 

@@ -24,7 +24,7 @@ use crate::{
     http::{
         App,
         context::FromHeaders,
-        language::{energy_json, find},
+        language::{embedded_usage, find},
         observe::observe,
     },
 };
@@ -127,11 +127,7 @@ fn answer(model: &str, embedded: &Embedded, is_base64: bool) -> Value {
         };
         json!({"object": "embedding", "index": index, "embedding": vector})
     });
-    let tokens: u64 = embedded.tokens.iter().map(|tokens| u64::from(*tokens)).sum();
-    let mut usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
-    if embedded.energy.is_some() {
-        usage["energy"] = energy_json(embedded.energy.as_ref());
-    }
+    let usage = embedded_usage(embedded);
     json!({"object": "list", "data": data.collect::<Value>(), "model": model, "usage": usage})
 }
 

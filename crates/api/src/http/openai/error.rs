@@ -1,13 +1,9 @@
 //! Errors as OpenAI tells them: `{"error": {"message", "type", "param", "code"}}`.
 
-use axum::{
-    Json,
-    http::{HeaderValue, header},
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::{ApiError, Code, failures};
+use crate::{ApiError, Code, http::error::answer};
 
 /// A failed call in OpenAI's form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,18 +43,13 @@ impl From<ApiError> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        failures::note(&self.error);
-        let mut response = (self.error.code.status(), Json(self.json())).into_response();
-        if let Some(seconds) = self.error.retry_after_seconds {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        answer(&self.error, self.json())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::StatusCode;
+    use axum::http::{StatusCode, header};
 
     use super::*;
 
