@@ -373,7 +373,7 @@ pub(crate) enum ModelsCommand {
         #[arg(long, requires = "coef")]
         intercept: Option<PathBuf>,
     },
-    /// Write `model.onnx` (or `pipeline.toml`) and `manifest.json` into a folder.
+    /// Write `model.onnx` (or `model.gguf`, `pipeline.toml`) and `manifest.json` into a folder.
     Export {
         /// MODEL, MODEL:VERSION or MODEL@ALIAS.
         model: ModelReference,

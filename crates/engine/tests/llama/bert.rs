@@ -1,9 +1,6 @@
 //! all-MiniLM-L6-v2 as llama.cpp computes it, compared with NumPy over the same weights (`scripts/make_minilm_reference.py`).
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use serde_json::Value as Json;
 use wattle_engine::{
@@ -12,7 +9,7 @@ use wattle_engine::{
     tokens::{Chunk, Logits, SequenceId, Token, TokenEngine as _, Vocabulary as _},
 };
 
-use crate::{settings, vocabulary::cosine};
+use crate::{models::minilm, settings, vocabulary::cosine};
 
 /// Numbers in an embedding.
 const WIDTH: u32 = 384;
@@ -21,7 +18,7 @@ const WIDTH: u32 = 384;
 fn embeddings_of_minilm_are_those_that_numpy_computes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("minilm.gguf");
-    convert(&model_folder(), &path, Options { kind: None }, &mut |_, _| {}).unwrap();
+    convert(&minilm(), &path, Options { kind: None }, &mut |_, _| {}).unwrap();
     let settings = Settings { sequences: 0, batch_tokens: 2048, ..settings() };
     let mut engine = LlamaEngine::load(&path, &settings).unwrap();
     let limits = engine.limits();
@@ -78,13 +75,4 @@ fn embeddings_of_minilm_are_those_that_numpy_computes() {
     let chunk = Chunk { sequence: SequenceId(0), start: 0, tokens: &[first], logits: 1 };
     let error = engine.decode(&[chunk], &mut Logits::default()).unwrap_err().to_string();
     assert!(error.contains("generates no text"), "{error}");
-}
-
-/// Where `scripts/minilm.sh` put the model.
-fn model_folder() -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| PathBuf::from(env::var_os("HOME").unwrap()).join(".cache"));
-    let folder = cache.join("wattle/minilm/0.1.0");
-    assert!(folder.is_dir(), "{} is not there; run `make setup`", folder.display());
-    folder
 }

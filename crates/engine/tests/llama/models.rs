@@ -1,6 +1,11 @@
-//! Small models of random weights, the same ones for the same seed.
+//! Small models of random weights, the same ones for the same seed; and a real one of embeddings.
 
-use std::{fs::File, io::BufWriter, path::Path};
+use std::{
+    env,
+    fs::File,
+    io::BufWriter,
+    path::{Path, PathBuf},
+};
 
 use wattle_engine::gguf::{Kind, NewTensor, TensorKind, Value, Writer};
 
@@ -159,6 +164,15 @@ pub fn write_recurrent(path: &Path) {
         }
     }
     write(path, &metadata, &tensors, 3);
+}
+
+/// The folder of all-MiniLM-L6-v2, where `scripts/minilm.sh` put it.
+pub fn minilm() -> PathBuf {
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| PathBuf::from(env::var_os("HOME").unwrap()).join(".cache"));
+    let folder = cache.join("wattle/minilm/0.1.0");
+    assert!(folder.is_dir(), "{} is not there; run `make setup`", folder.display());
+    folder
 }
 
 /// Writes a file whose matrices keep the size of what goes through them; the last one makes it larger, so that the

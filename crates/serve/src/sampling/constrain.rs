@@ -37,9 +37,17 @@ pub(super) fn constraint(constraint: &Constraint, words: &Words) -> Result<Optio
 /// Why there can be no further token.
 pub(super) fn refused(matcher: &Matcher) -> Error {
     let reason = matcher.get_error().unwrap_or_else(|| "nothing satisfies it".into());
-    // What is beyond the first line is for whoever debugs grammars.
-    let reason = reason.lines().next().unwrap_or_default();
-    Error::Invalid(format!("the answer cannot have the form that was asked for: {reason}"))
+    Error::Invalid(format!("the answer cannot have the form that was asked for: {}", first(&reason)))
+}
+
+/// What of a reason is for the caller: its first line, and what that announces; the rest is for whoever debugs grammars.
+fn first(reason: &str) -> String {
+    let first = reason.lines().next().unwrap_or_default();
+    let announced = reason.lines().find_map(|line| line.strip_prefix("error: "));
+    match announced.filter(|_| first.ends_with(':')) {
+        Some(announced) => format!("{first} {announced}"),
+        None => first.to_owned(),
+    }
 }
 
 /// A schema whose JSON has one space where it reads well and none elsewhere: every further one would be a token that
@@ -52,4 +60,17 @@ pub fn compact(mut schema: Value) -> Value {
         members.insert("x-guidance".into(), form);
     }
     schema
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_with_what_its_first_line_announces() {
+        let reason = "at 1(8): invalid regex \"[\": regex parse error:\n    [\n    ^\nerror: unclosed character class\nmore";
+        assert_eq!(first(reason), "at 1(8): invalid regex \"[\": regex parse error: unclosed character class");
+        assert_eq!(first("no such rule\nerror: internal"), "no such rule");
+        assert_eq!(first(""), "");
+    }
 }

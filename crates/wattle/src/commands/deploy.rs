@@ -1,9 +1,9 @@
 use anyhow::Result;
 use serde_json::json;
-use wattle_core::Name;
+use wattle_core::{LanguageModel, Name};
 use wattle_deploy::DeploymentRequest;
 use wattle_serve::{ReplicaStatus, RevisionStatus};
-use wattle_store::Deployment;
+use wattle_store::{Deployment, ModelVersion};
 
 use super::{Context, rollout};
 use crate::{
@@ -26,16 +26,27 @@ pub(crate) async fn deploy(context: &Context, flags: DeployFlags) -> Result<()> 
     if canary.is_some() || shadow {
         return rollout::print_traffic(context, &deployment);
     }
-    let url = context.client.url();
+    let version = format!("/api/v1/models/{}/versions/{}", deployment.model, deployment.version);
+    let version: ModelVersion = context.client.get(&version).await?;
     print(context.output, &deployment, |deployment| {
-        format!(
-            "{}:{} answers at\n  {url}/models/{name}/predict\n  {url}/v2/models/{name}/infer",
-            deployment.model,
-            deployment.version,
-            name = deployment.name
-        )
+        addresses(context.client.url(), deployment, version.manifest.language.as_ref())
     })?;
     Ok(())
+}
+
+/// Where a deployment is called first. Language models have addresses in common, and each request names one of them.
+fn addresses(url: &str, deployment: &Deployment, language: Option<&LanguageModel>) -> String {
+    let (name, version) = (&deployment.name, format!("{}:{}", deployment.model, deployment.version));
+    match language {
+        None => format!("{version} answers at\n  {url}/models/{name}/predict\n  {url}/v2/models/{name}/infer"),
+        Some(language) => {
+            let [first, second] = match language.embeds {
+                true => ["embeddings", "rerank"],
+                false => ["chat/completions", "messages"],
+            };
+            format!("{version} answers as the model {name} at\n  {url}/v1/{first}\n  {url}/v1/{second}")
+        }
+    }
 }
 
 pub(crate) async fn list(context: &Context) -> Result<()> {
@@ -81,8 +92,8 @@ fn row(status: &ReplicaStatus, replica: &RevisionStatus) -> Vec<String> {
         }
         .into(),
         match &model.limited_by {
-            Some(limit) => format!("{} ({limit})", model.isolation),
-            None => model.isolation.to_string(),
+            Some(limit) if limit != "none" => format!("{} ({limit})", model.isolation),
+            _ => model.isolation.to_string(),
         },
         model.requests.to_string(),
         model.failures.to_string(),

@@ -5,7 +5,7 @@ use wattle_train::spec::Memory;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What is not said stays as the deployment has it.\n\nExamples:\n  wattle deploy line\n  wattle deploy line:2 --name forecast --default\n  wattle deploy line@champion\n  wattle deploy line:2 --canary 10\n  wattle deploy line:3 --shadow\n  wattle deploy line --max-batch-size 64 --max-queue-delay-ms 2\n  wattle deploy line --isolation process --memory-limit 512MiB --cpu-limit 1.5"
+    after_help = "What is not said stays as the deployment has it.\n\nExamples:\n  wattle deploy line\n  wattle deploy line:2 --name forecast --default\n  wattle deploy line@champion\n  wattle deploy line:2 --canary 10\n  wattle deploy line:3 --shadow\n  wattle deploy line --max-batch-size 64 --max-queue-delay-ms 2\n  wattle deploy line --isolation process --memory-limit 512MiB --cpu-limit 1.5\n  wattle deploy smollm --kv-cells 16384 --keep-alive 30m"
 )]
 pub(crate) struct DeployFlags {
     /// MODEL, MODEL:VERSION or MODEL@ALIAS.

@@ -3,6 +3,7 @@
 //!
 //! - The lines of a `sh` block are run in order, all blocks of a page in one shell, beside a copy of `examples/`, with
 //!   `wattle` and `WATTLE_URL` set to a server of the page's own. It stands for `wattle serve`, whose flags are checked.
+//! - Beside them are `tiny.gguf`, a language model of random weights, and `minilm/`, a real one that embeds texts.
 //! - A `text` block right below is their output, of both streams. `…` stands for any text within a line, or alone for any
 //!   lines. Times, energies and dates differ between runs, so that only their presence counts. Where it has an `error:`,
 //!   the last command must fail.
@@ -18,7 +19,10 @@ use std::{
 
 use wattle_train::spec::TrainingSpec;
 
-use crate::support::{Server, root, wait_for};
+use crate::{
+    language_models::{Decoder, minilm},
+    support::{Server, root, wait_for},
+};
 
 /// The address that pages show.
 const SHOWN_ADDRESS: &str = "127.0.0.1:8080";
@@ -46,6 +50,7 @@ pages! {
     the_page_on_training_holds: "docs/train.md",
     the_page_on_models_holds: "docs/models.md",
     the_page_on_serving_holds: "docs/serve.md",
+    the_page_on_language_models_holds: "docs/language.md",
     the_page_on_rolling_out_holds: "docs/rollout.md",
     the_page_on_energy_holds: "docs/energy.md",
     the_page_on_observing_holds: "docs/observe.md",
@@ -151,6 +156,8 @@ fn check_page(page: &str) {
     let at = |name: &str| folder.path().join(name);
     fs::create_dir(at("reader")).unwrap();
     symlink(root().join("examples"), at("reader/examples")).unwrap();
+    Decoder { context_tokens: 4096, ..Decoder::SMALL }.write(&at("reader/tiny.gguf"));
+    symlink(minilm(), at("reader/minilm")).unwrap();
     fs::create_dir(at("bin")).unwrap();
     symlink(env!("CARGO_BIN_EXE_wattle"), at("bin/wattle")).unwrap();
     // A terminal shows no bar and its prompt on a new line.

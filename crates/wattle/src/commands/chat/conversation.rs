@@ -1,6 +1,10 @@
-use std::{fs::OpenOptions, io::Write, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    path::Path,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use serde_json::{Map, Value, json};
 
 use crate::{commands::language::sample, flags::ChatFlags};
@@ -87,12 +91,13 @@ impl Conversation {
     /// If there is such a file already, or it cannot be written.
     pub(super) fn save(&self, path: &Path) -> Result<()> {
         let record = json!({"model": self.flags.name, "messages": self.messages()});
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
-        writeln!(file, "{record:#}").with_context(|| format!("cannot write {}", path.display()))
+        let shown = path.display();
+        let made = OpenOptions::new().write(true).create_new(true).open(path);
+        let mut file = made.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => anyhow!("there is a file {shown} already: name another one"),
+            _ => Error::from(error).context(format!("cannot make {shown}")),
+        })?;
+        writeln!(file, "{record:#}").with_context(|| format!("cannot write {shown}"))
     }
 
     fn messages(&self) -> Value {
@@ -178,6 +183,7 @@ mod tests {
         chat.save(&path).unwrap();
         let saved: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(saved["messages"][1], json!({"role": "assistant", "content": "a"}));
-        assert!(chat.save(&path).is_err());
+        let refused = chat.save(&path).unwrap_err().to_string();
+        assert!(refused.ends_with("chat.json already: name another one"), "{refused}");
     }
 }
