@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn a_reason_is_told_with_what_its_first_line_announces() {
-        let reason = "at 1(8): invalid regex \"[\": regex parse error:\n    [\n    ^\nerror: unclosed character class\nmore";
+        let reason =
+            "at 1(8): invalid regex \"[\": regex parse error:\n    [\n    ^\nerror: unclosed character class\nmore";
         assert_eq!(first(reason), "at 1(8): invalid regex \"[\": regex parse error: unclosed character class");
         assert_eq!(first("no such rule\nerror: internal"), "no such rule");
         assert_eq!(first(""), "");
