@@ -138,6 +138,9 @@ async fn answer(context: &Context, conversation: &mut Conversation, body: serde_
             None
         }
     };
+    if outcome.is_none() {
+        screen.interrupted();
+    }
     screen.end()?;
     match outcome {
         None => aside("stopped"),

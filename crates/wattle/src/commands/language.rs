@@ -209,6 +209,11 @@ impl Screen {
         out.flush()
     }
 
+    /// Ctrl-C was pressed, which the terminal itself shows.
+    pub(super) fn interrupted(&mut self) {
+        self.ends_line = false;
+    }
+
     /// Ends the line of an answer.
     pub(super) fn end(&mut self) -> io::Result<()> {
         match std::mem::replace(&mut self.ends_line, true) {
