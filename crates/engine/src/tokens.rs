@@ -73,6 +73,12 @@ pub trait TokenEngine: Send {
         true
     }
 
+    /// How many cells may be held by sequences that are not computed without slowing down those that are. All of them, for an
+    /// engine that looks at the cells of a batch's own sequences only.
+    fn idle_cells(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Computes a batch and appends its tokens to their sequences. A sequence appears in one chunk at most, and the
     /// caller keeps the batch within [`TokenEngine::limits`]. `logits` is overwritten.
     ///

@@ -94,6 +94,10 @@ impl TokenEngine for LlamaEngine {
         })
     }
 
+    fn idle_cells(&self) -> u32 {
+        self.generator.as_ref().map_or(u32::MAX, |generator| generator.context.model().idle_cells())
+    }
+
     fn decode(&mut self, batch: &[Chunk<'_>], logits: &mut Logits) -> Result<()> {
         let limits = self.limits;
         self.generator()?.decode(batch, &limits, logits)

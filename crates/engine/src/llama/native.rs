@@ -17,6 +17,11 @@ use llama_cpp_sys_2 as sys;
 use super::{header, log};
 use crate::{Error, Result, gguf::Gguf};
 
+/// Each head of each layer looks at every cell, if only to see that it is another sequence's: that of one cell takes about as
+/// long as so many bytes of weights, and a hundredth more of time for each token is little enough. Measured with a model of
+/// 135 million weights, whose steps of eight tokens took 33 ms with none and 44 ms with 6400 cells of others.
+const WEIGHTS_A_CELL: u64 = 512;
+
 /// The most threads of a pool (`GGML_MAX_N_THREADS`).
 const MAX_THREADS: u32 = 512;
 
@@ -140,6 +145,17 @@ impl Model {
     pub(super) fn window_tokens(&self) -> u32 {
         // SAFETY: the model lives.
         unsafe { sys::llama_model_n_swa(self.model.as_ptr()) }.max(0) as u32
+    }
+
+    /// Cells that take little time although no sequence of a batch holds them; see [`WEIGHTS_A_CELL`].
+    pub(super) fn idle_cells(&self) -> u32 {
+        // SAFETY: the model lives.
+        let (bytes, layers, heads) = unsafe {
+            let model = self.model.as_ptr();
+            (sys::llama_model_size(model), sys::llama_model_n_layer(model), sys::llama_model_n_head(model))
+        };
+        let looks = u64::from(layers.max(1).unsigned_abs()) * u64::from(heads.max(1).unsigned_abs());
+        u32::try_from(bytes / (WEIGHTS_A_CELL * looks)).unwrap_or(u32::MAX)
     }
 
     /// Whether it keeps a state of all tokens so far, which cannot be cut, beside or instead of cells.

@@ -6,7 +6,7 @@ use rand_chacha::{
 };
 use wattle_engine::tokens::Token;
 
-use super::probability::first;
+use super::probability::{first, likeliest};
 use crate::language::Sampling;
 
 /// So many of the likeliest are sorted first: mostly they are enough.
@@ -69,12 +69,11 @@ impl Chooser {
     /// Leaves those tokens to choose from that the settings allow.
     fn narrow(&mut self, logits: &[f32]) {
         let Sampling { top_k, top_p, min_p, typical_p, .. } = self.sampling;
-        let all = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
-        self.candidates.clear();
-        self.candidates.extend(all.map(|(token, logit)| (token as Token, *logit)));
-        if top_k > 0 {
-            first(&mut self.candidates, top_k as usize);
-        }
+        self.candidates = match top_k {
+            0 => (0..).zip(logits.iter().copied()).collect(),
+            count => likeliest(logits, count as usize),
+        };
+        self.candidates.retain(|one| one.1 > f32::NEG_INFINITY);
         if typical_p < 1.0 {
             self.keep_typical(f64::from(typical_p));
         }

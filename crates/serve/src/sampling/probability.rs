@@ -2,6 +2,9 @@
 
 use wattle_engine::tokens::Token;
 
+/// Logits that are looked at together.
+const BLOCK: usize = 64;
+
 /// The natural logarithm of the sum of all exponentials, by which logits become log-probabilities.
 pub(super) fn log_sum(logits: &[f32]) -> f64 {
     let most = logits.iter().copied().filter(|logit| !logit.is_nan()).fold(f32::NEG_INFINITY, f32::max);
@@ -14,14 +17,26 @@ pub(super) fn log_sum(logits: &[f32]) -> f64 {
 
 /// The likeliest tokens, the likeliest first; of equal ones the lower first.
 pub(super) fn likeliest(logits: &[f32], count: usize) -> Vec<(Token, f32)> {
-    let mut all: Vec<(Token, f32)> = logits
-        .iter()
-        .enumerate()
-        .filter(|(_, logit)| !logit.is_nan())
-        .map(|(token, logit)| (token as Token, *logit))
-        .collect();
-    first(&mut all, count);
-    all
+    let mut found = Vec::new();
+    // What a token has to be above once so many were found; most are not, and are passed over a block at a time.
+    let mut least: Option<f32> = None;
+    if count == 0 {
+        return found;
+    }
+    for (block, logits) in logits.chunks(BLOCK).enumerate() {
+        if least.is_some_and(|least| !logits.iter().fold(false, |above, logit| above | (*logit > least))) {
+            continue;
+        }
+        let tokens = (block * BLOCK) as Token..;
+        let above = |logit: f32| least.map_or(!logit.is_nan(), |least| logit > least);
+        found.extend(tokens.zip(logits.iter().copied()).filter(|(_, logit)| above(*logit)));
+        if found.len() >= count.saturating_mul(2) {
+            first(&mut found, count);
+            least = found.last().map(|last| last.1);
+        }
+    }
+    first(&mut found, count);
+    found
 }
 
 /// Leaves the largest of these, in descending order.
@@ -49,5 +64,16 @@ mod tests {
         assert_eq!(likeliest(&logits, 2).iter().map(|one| one.0).collect::<Vec<_>>(), [3, 4]);
         assert_eq!(likeliest(&[2.0, 2.0, 1.0], 5).iter().map(|one| one.0).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(likeliest(&logits, 0).is_empty());
+    }
+
+    #[test]
+    fn the_likeliest_are_those_that_sorting_all_finds() {
+        // Values that repeat, so that equal ones meet at every bound.
+        let logits: Vec<f32> = (0..5000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as f32).collect();
+        for count in [1, 40, 300, 5000, 6000] {
+            let mut all: Vec<(Token, f32)> = (0..).zip(logits.iter().copied()).collect();
+            first(&mut all, count);
+            assert_eq!(likeliest(&logits, count), all);
+        }
     }
 }

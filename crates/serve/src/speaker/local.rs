@@ -26,19 +26,29 @@ pub struct LocalSpeaker {
     saved: Option<std::path::PathBuf>,
 }
 
+/// What an engine took to load.
+struct Loaded {
+    /// Memory in bytes, the cells among it.
+    bytes: u64,
+    /// Memory of the cells, in bytes.
+    cache_bytes: u64,
+    /// Processor time in seconds.
+    cpu_seconds: f64,
+}
+
 impl LocalSpeaker {
-    /// Has an engine answer calls, whose loading took so much memory and processor time.
+    /// Has an engine answer calls. Sequences that are kept outside of its cells take as much memory again as these, at most.
     ///
     /// # Errors
     /// [`Error::Run`] if no thread can be started.
-    pub fn start(
+    fn start(
         engine: Box<dyn TokenEngine>,
         vocabulary: Arc<dyn Vocabulary>,
         settings: &SpeakerSettings,
-        resident_bytes: u64,
-        load_cpu_seconds: f64,
+        loaded: Loaded,
     ) -> Result<LocalSpeaker> {
         let limits = engine.limits();
+        let offloaded_bytes = settings.saved_bytes.min(loaded.cache_bytes);
         let scheduler = Scheduler::start(
             engine,
             SchedulerSettings {
@@ -47,6 +57,7 @@ impl LocalSpeaker {
                 max_tenant_requests: settings.max_tenant_requests,
                 speculates: settings.speculates,
                 saved_bytes: settings.saved_bytes,
+                offloaded_bytes,
             },
         )?;
         if let Some(folder) = &settings.saved {
@@ -56,8 +67,8 @@ impl LocalSpeaker {
             scheduler,
             words: Arc::new(Words::new(vocabulary)),
             context_tokens: limits.context_tokens,
-            resident_bytes,
-            load_cpu_seconds,
+            resident_bytes: loaded.bytes + offloaded_bytes,
+            load_cpu_seconds: loaded.cpu_seconds,
             saved: settings.saved.clone(),
         })
     }
@@ -85,10 +96,12 @@ impl LocalSpeaker {
         };
         let engine = LlamaEngine::load(path, &engine).map_err(told)?;
         let vocabulary = Arc::new(engine.vocabulary());
-        let resident_bytes = engine.footprint().bytes();
-        let load_cpu_seconds = (process_cpu_seconds() - before).max(0.0);
-        LocalSpeaker::start(Box::new(engine), vocabulary, settings, resident_bytes, load_cpu_seconds)
-            .map_err(|error| error.to_string())
+        let loaded = Loaded {
+            bytes: engine.footprint().bytes(),
+            cache_bytes: engine.footprint().cache_bytes,
+            cpu_seconds: (process_cpu_seconds() - before).max(0.0),
+        };
+        LocalSpeaker::start(Box::new(engine), vocabulary, settings, loaded).map_err(|error| error.to_string())
     }
 
     /// Says that this binary cannot.

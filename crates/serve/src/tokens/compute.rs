@@ -38,6 +38,7 @@ impl Steps {
         if self.running.is_empty() {
             return;
         }
+        self.offload_idle(self.clock.now());
         let now = self.clock.now();
         let parts = self.plan(now);
         if parts.is_empty() {

@@ -34,6 +34,9 @@ pub(super) struct World {
     pub(super) panics: bool,
     pub(super) used_cells: usize,
     pub(super) seconds_a_token: f64,
+    pub(super) idle_cells: u32,
+    /// Sequences that were brought back.
+    pub(super) restored: usize,
 }
 
 #[derive(Clone)]
@@ -60,6 +63,8 @@ impl FakeEngine {
             panics: false,
             used_cells: 0,
             seconds_a_token: 0.001,
+            idle_cells: u32::MAX,
+            restored: 0,
         };
         let sequences = vec![Vec::new(); limits.sequences as usize];
         FakeEngine { world: Arc::new(Mutex::new(world)), limits, cuts, sequences, cells: 0 }
@@ -104,6 +109,10 @@ impl TokenEngine for FakeEngine {
 
     fn cuts_anywhere(&self) -> bool {
         self.cuts
+    }
+
+    fn idle_cells(&self) -> u32 {
+        self.world.lock().unwrap().idle_cells
     }
 
     fn decode(&mut self, batch: &[Chunk<'_>], logits: &mut Logits) -> Result<()> {
@@ -172,11 +181,20 @@ impl TokenEngine for FakeEngine {
     }
 
     fn restore(&mut self, sequence: SequenceId, saved: &[u8]) -> Result<()> {
+        assert!(self.sequence(sequence).is_empty(), "what is restored goes to an empty sequence");
+        if saved.iter().any(|token| u32::from(*token) >= VOCABULARY) {
+            return Err(Error::InvalidInput("there are other tokens than there are".into()));
+        }
         for token in saved {
             let cell = self.cells;
             self.cells += 1;
             self.sequence(sequence).push((Token::from(*token), cell));
         }
+        let used = self.used();
+        assert!(used <= self.limits.cells as usize, "{used} cells are used");
+        let mut world = self.world.lock().unwrap();
+        world.used_cells = used;
+        world.restored += 1;
         Ok(())
     }
 

@@ -18,6 +18,7 @@ mod draft;
 mod embedding;
 mod fair;
 mod group;
+mod offload;
 mod pace;
 mod pool;
 mod saved;
@@ -53,6 +54,8 @@ pub struct SchedulerSettings {
     pub speculates: bool,
     /// The most bytes that prefixes may take on the disk.
     pub saved_bytes: u64,
+    /// The most bytes that sequences may take which are kept outside of the engine's cells.
+    pub offloaded_bytes: u64,
 }
 
 /// A prompt and the answers that are to follow it.

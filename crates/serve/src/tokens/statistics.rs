@@ -27,6 +27,8 @@ pub struct Statistics {
     pub cells_used: u64,
     /// Those of them that several sequences share.
     pub cells_shared: u64,
+    /// Bytes of sequences that are kept outside of the cells.
+    pub offloaded_bytes: u64,
     /// Tokens of prompts.
     pub prompt_tokens: u64,
     /// Those of them that did not have to be computed.
@@ -106,6 +108,7 @@ impl Statistics {
             cells: self.cells,
             cells_used: self.cells_used,
             cells_shared: self.cells_shared,
+            offloaded_bytes: self.offloaded_bytes,
             prompt_tokens: count(self.prompt_tokens, other.prompt_tokens),
             cached_tokens: count(self.cached_tokens, other.cached_tokens),
             completion_tokens: count(self.completion_tokens, other.completion_tokens),

@@ -13,6 +13,7 @@ use super::{
     embedding::Embeddings,
     fair::{Fair, Slot},
     group::{Branch, Group},
+    offload::Offload,
     pace::Pace,
     pool::Pool,
     tree::{self, Found, Tree},
@@ -41,6 +42,7 @@ pub(super) struct Steps {
     /// Whether sequences can be forked and shortened everywhere.
     pub(super) cuts: bool,
     pub(super) tree: Tree,
+    pub(super) offload: Offload,
     pub(super) pool: Pool,
     pub(super) pace: Pace,
     pub(super) waiting: Fair<Group>,
@@ -63,9 +65,10 @@ impl Steps {
             cuts: engine.cuts_anywhere(),
             engine,
             clock,
-            settings,
             limits,
             tree: Tree::default(),
+            offload: Offload::new(settings.offloaded_bytes),
+            settings,
             pool: Pool::new(limits.sequences),
             pace: Pace::new(),
             waiting: Fair::new(),
@@ -107,6 +110,8 @@ impl Steps {
             cells: u64::from(self.limits.cells),
             cells_used: u64::from(self.tree.used()),
             cells_shared: u64::from(self.tree.shared()),
+            offloaded_bytes: self.offload.bytes(),
+            evicted_tokens: self.statistics.evicted_tokens + self.offload.evicted_tokens(),
             ..self.statistics.clone()
         }
     }
@@ -186,7 +191,9 @@ impl Steps {
             if read_soon < WORTH_WAITING_FOR {
                 return true;
             }
-            let there = self.tree.find(&prompt[..prompt.len() - 1], self.cuts).map_or(0, |found| found.length as usize);
+            let wanted = &prompt[..prompt.len() - 1];
+            let there = self.tree.find(wanted, self.cuts).map_or(0, |found| found.length as usize);
+            let there = there.max(self.offloaded(wanted));
             // Where sequences cannot be cut, what another one reads is of no use.
             !self.cuts || read_soon < there + WORTH_WAITING_FOR
         })
@@ -262,6 +269,12 @@ impl Steps {
     /// since its logits are wanted.
     pub(super) fn place(&mut self, branch: &mut Branch, now: Instant) -> bool {
         let wanted = &branch.tokens[..branch.tokens.len() - 1];
+        let there = self.tree.find(wanted, self.cuts).map_or(0, |found| found.length as usize);
+        if let Some((sequence, computed)) = self.bring_back(wanted, there, now) {
+            branch.sequence = Some(sequence);
+            branch.computed = computed as usize;
+            return true;
+        }
         let Some(found) = self.tree.find(wanted, self.cuts) else {
             let Some(sequence) = self.free_sequence(None, now) else { return false };
             self.tree.begin(sequence);
@@ -309,10 +322,7 @@ impl Steps {
             return Some(sequence);
         }
         let going = self.tree.least_valuable_sequence(now).filter(|going| Some(*going) != except)?;
-        let used = self.tree.used();
-        self.engine.free(going);
-        self.tree.remove(going);
-        self.statistics.evicted_tokens += u64::from(used - self.tree.used());
+        self.let_go(going, now);
         Some(going)
     }
 
@@ -324,14 +334,17 @@ impl Steps {
                 return true;
             }
             let Some(victim) = self.tree.least_valuable(cells - free, self.cuts, now) else { return false };
+            // What can be brought back goes as a whole.
             let used = self.tree.used();
-            let kept = if victim.keep > 0 { self.shorten(victim.sequence, victim.keep) } else { 0 };
-            if kept == 0 {
-                self.engine.free(victim.sequence);
-                self.tree.remove(victim.sequence);
-                self.pool.give_back(victim.sequence);
+            let is_cut = victim.keep > 0
+                && !self.offload(victim.sequence, now)
+                && self.shorten(victim.sequence, victim.keep) > 0;
+            if is_cut {
+                self.statistics.evicted_tokens += u64::from(used - self.tree.used());
+                continue;
             }
-            self.statistics.evicted_tokens += u64::from(used - self.tree.used());
+            self.let_go(victim.sequence, now);
+            self.pool.give_back(victim.sequence);
         }
     }
 

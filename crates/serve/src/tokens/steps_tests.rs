@@ -32,6 +32,7 @@ fn settings() -> SchedulerSettings {
         max_tenant_requests: 1000,
         speculates: false,
         saved_bytes: 1 << 20,
+        offloaded_bytes: 1 << 20,
     }
 }
 
@@ -259,7 +260,7 @@ fn the_likeliest_of_several_answers_is_told() {
 #[test]
 fn what_is_kept_goes_when_room_is_needed_and_nobody_is_refused() {
     let limits = Limits { cells: 256, context_tokens: 256, sequences: 4, ..LIMITS };
-    let mut bench = Bench::new(limits, true, settings());
+    let mut bench = Bench::new(limits, true, SchedulerSettings { offloaded_bytes: 1000, ..settings() });
     for round in 0..20 {
         let mut told: Vec<Told> = (0..6).map(|index| bench.one(&text(round * 6 + index, 100), 60)).collect();
         bench.finish();
@@ -337,6 +338,25 @@ fn prefixes_outlast_the_model() {
     assert!(outcome(&mut told).unwrap().1 >= 100);
 }
 
+#[test]
+fn what_has_no_room_in_the_cells_is_brought_back_instead_of_computed_again() {
+    for (idle_cells, cells) in [(0, LIMITS.cells), (u32::MAX, 256)] {
+        let mut bench = Bench::new(Limits { cells, context_tokens: 200, ..LIMITS }, true, settings());
+        bench.world.lock().unwrap().idle_cells = idle_cells;
+        for other in 1..6 {
+            let _told = bench.one(&text(other, 100), 4);
+            bench.finish();
+        }
+        let (computed, restored) = (bench.computed(), bench.world.lock().unwrap().restored);
+        let mut told = bench.one(&[text(1, 100), text(9, 10)].concat(), 4);
+        bench.finish();
+        let (texts, cached, _) = outcome(&mut told).unwrap();
+        assert_eq!(texts, [alone(&[text(1, 100), text(9, 10)].concat(), None, 4, 200)]);
+        assert!(cached >= 100 && bench.computed() - computed <= 20, "{cached} of 110 tokens were there");
+        assert_eq!(bench.world.lock().unwrap().restored, restored + 1);
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Asked {
     at: usize,
@@ -375,11 +395,14 @@ proptest! {
         batch_tokens in 1_u32..64,
         cuts in any::<bool>(),
         speculates in any::<bool>(),
+        idle_cells in prop::option::of(0_u32..100),
+        offloaded_bytes in 0_u64..2000,
         failing in prop::collection::btree_set(1_usize..200, 0..2),
     ) {
         let context = 100;
         let limits = Limits { sequences, cells, context_tokens: context, batch_tokens, ..LIMITS };
-        let mut bench = Bench::new(limits, cuts, SchedulerSettings { speculates, ..settings() });
+        let mut bench = Bench::new(limits, cuts, SchedulerSettings { speculates, offloaded_bytes, ..settings() });
+        bench.world.lock().unwrap().idle_cells = idle_cells.unwrap_or(u32::MAX);
         // One step that fails is computed again; two may hit the same request, which then fails with it.
         let fails = failing.len() > 1;
         bench.world.lock().unwrap().failing = failing;
@@ -408,6 +431,7 @@ proptest! {
             bench.steps.step();
             bench.check();
             prop_assert!(bench.steps.running.len() <= sequences as usize);
+            prop_assert!(bench.steps.offload.bytes() <= offloaded_bytes);
             step += 1;
             prop_assert!(step < 20_000, "somebody is never done");
         }

@@ -37,7 +37,13 @@ struct Node {
     holders: u32,
     /// Those of them that grow.
     running: u32,
-    /// How often a sequence was forked through it.
+    /// How often a sequence was forked through it, and when at last.
+    worth: Worth,
+}
+
+/// What makes tokens worth keeping: how often they were of use, and when at last.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Worth {
     hits: u32,
     last_used: Option<Instant>,
 }
@@ -110,6 +116,28 @@ impl Tree {
         Some(Found { sequence, length: length as u32, is_whole: kept.is_some() })
     }
 
+    /// How many tokens of a sequence no other one holds.
+    pub(super) fn own(&self, sequence: SequenceId) -> u32 {
+        let mut own = 0;
+        if let Some(end) = self.get(sequence).and_then(|sequence| sequence.end) {
+            self.up(end, |node| own += if node.holders == 1 { node.length() } else { 0 });
+        }
+        own
+    }
+
+    /// How many of a sequence's first tokens were of use to another one, and what makes its last ones worth keeping.
+    pub(super) fn use_of(&self, sequence: SequenceId) -> (usize, Worth) {
+        let Some(Sequence { end: Some(end), length, .. }) = self.get(sequence) else { return (0, Worth::default()) };
+        let (mut at, mut reused) = (length, 0);
+        self.up(end, |node| {
+            if node.worth.hits > 0 {
+                reused = reused.max(at);
+            }
+            at -= node.length();
+        });
+        (reused as usize, self.node(end).worth)
+    }
+
     /// How many of a sequence's first tokens are held by sequences that grow.
     pub(super) fn running_of(&self, sequence: SequenceId, length: u32) -> u32 {
         let (mut at, mut running) = (self.length(sequence), 0);
@@ -139,8 +167,7 @@ impl Tree {
         self.on_path(end, |node| {
             node.holders += 1;
             node.running += 1;
-            node.hits += 1;
-            node.last_used = Some(now);
+            node.worth.used(now);
         });
     }
 
@@ -148,8 +175,7 @@ impl Tree {
     pub(super) fn resume(&mut self, sequence: SequenceId, now: Instant) {
         self.set_running(sequence, true, |node| {
             node.running += 1;
-            node.hits += 1;
-            node.last_used = Some(now);
+            node.worth.used(now);
         });
     }
 
@@ -157,7 +183,7 @@ impl Tree {
     pub(super) fn keep(&mut self, sequence: SequenceId, now: Instant) {
         self.set_running(sequence, false, |node| {
             node.running -= 1;
-            node.last_used = Some(now);
+            node.worth.last_used = Some(now);
         });
     }
 
@@ -177,8 +203,7 @@ impl Tree {
                     children: Vec::new(),
                     holders: 1,
                     running,
-                    hits: 0,
-                    last_used: None,
+                    worth: Worth::default(),
                 });
                 match grown.end {
                     Some(parent) => self.node_mut(parent).children.push(id),
@@ -264,9 +289,9 @@ impl Tree {
         let mut found: Vec<(f64, NodeId)> = Vec::new();
         for (id, node) in self.nodes.iter().enumerate().filter_map(|(id, node)| Some((id, node.as_ref()?))) {
             // Of a path that was always used as a whole the end stands for all.
-            let goes_on = node.children.iter().any(|child| self.node(*child).hits == node.hits);
-            if node.hits > 0 && !goes_on {
-                found.push((f64::from(node.hits) / node.seconds_unused(now), id));
+            let goes_on = node.children.iter().any(|child| self.node(*child).worth.hits == node.worth.hits);
+            if node.worth.hits > 0 && !goes_on {
+                found.push((f64::from(node.worth.hits) / node.worth.seconds_unused(now), id));
             }
         }
         found.sort_by(|one, other| other.0.total_cmp(&one.0));
@@ -301,12 +326,10 @@ impl Tree {
         }
     }
 
-    /// What a cell at a kept sequence's end is worth: what it takes to compute it again, by how likely that is.
+    /// What a cell at a kept sequence's end is worth.
     fn value(&self, sequence: &Sequence, now: Instant) -> f64 {
         let Some(end) = sequence.end else { return 0.0 };
-        let node = self.node(end);
-        let cost = 1.0 + f64::from(sequence.length) / DEARER_AFTER;
-        cost * f64::from(1 + node.hits) / node.seconds_unused(now)
+        self.node(end).worth.of(sequence.length, now)
     }
 
     fn kept(&self) -> impl Iterator<Item = (SequenceId, &Sequence)> {
@@ -464,6 +487,25 @@ impl Tree {
 impl Node {
     fn length(&self) -> u32 {
         self.tokens.len() as u32
+    }
+}
+
+impl Worth {
+    /// They were of use.
+    pub(super) fn used(&mut self, now: Instant) {
+        self.hits += 1;
+        self.last_used = Some(now);
+    }
+
+    /// What the last of so many tokens is worth: what it takes to compute it again, by how likely that is.
+    pub(super) fn of(&self, tokens: u32, now: Instant) -> f64 {
+        let cost = 1.0 + f64::from(tokens) / DEARER_AFTER;
+        cost * f64::from(1 + self.hits) / self.seconds_unused(now)
+    }
+
+    /// That of the same tokens in two places.
+    pub(super) fn or(self, other: Worth) -> Worth {
+        Worth { hits: self.hits.max(other.hits), last_used: self.last_used.max(other.last_used) }
     }
 
     fn seconds_unused(&self, now: Instant) -> f64 {

@@ -63,6 +63,13 @@ pub(super) fn tell(revisions: &[Told], to: &mut Exposition) {
         &[("capacity", &|s| s.cells), ("used", &|s| s.cells_used), ("shared", &|s| s.cells_shared)],
     );
     family(
+        "wattle_offloaded_bytes",
+        Kind::Gauge,
+        "Keys and values that are kept outside of the cells.",
+        "",
+        &[("", &|s| s.offloaded_bytes)],
+    );
+    family(
         "wattle_prefix_lookups_total",
         Kind::Counter,
         "Prompts by whether a beginning was there.",
