@@ -79,6 +79,11 @@ pub trait TokenEngine: Send {
         u32::MAX
     }
 
+    /// How many tokens of a prompt are better computed at once: fewer take longer, each.
+    fn chunk_tokens(&self) -> u32 {
+        1
+    }
+
     /// Computes a batch and appends its tokens to their sequences. A sequence appears in one chunk at most, and the
     /// caller keeps the batch within [`TokenEngine::limits`]. `logits` is overwritten.
     ///

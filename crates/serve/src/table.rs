@@ -183,7 +183,8 @@ impl Server {
         let measured_bytes = match (&language, &speaker) {
             // What it will say itself once it is loaded, but for what is between layers.
             (Some(language), Some(speaker)) => {
-                Some(file_bytes + u64::from(speaker.cells) * language.cache_bytes_per_token)
+                let cells = u64::from(speaker.cells) * language.cache_bytes_per_token;
+                Some(file_bytes + cells + cells.min(speaker.saved_bytes))
             }
             _ => manifest.as_ref().and_then(|manifest| manifest.resident_bytes),
         };

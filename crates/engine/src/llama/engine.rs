@@ -14,6 +14,11 @@ use crate::{
 /// Tokens that go through the layers at once, of a larger batch: what is between layers takes memory for each.
 const STEP_TOKENS: u32 = 512;
 
+/// From so many tokens on llama.cpp's attention goes over cells tile by tile, and skips those that no token of a tile looks
+/// at; so tokens of several sequences are computed together only as long as they are fewer. Measured with a model of 135
+/// million weights and 7 answers of 530 tokens: 96 tokens of a prompt took 455 ms with them, and 262 ms beside them.
+const TILE_TOKENS: usize = 64;
+
 /// A model that llama.cpp computes.
 #[derive(Debug)]
 pub struct LlamaEngine {
@@ -96,6 +101,10 @@ impl TokenEngine for LlamaEngine {
 
     fn idle_cells(&self) -> u32 {
         self.generator.as_ref().map_or(u32::MAX, |generator| generator.context.model().idle_cells())
+    }
+
+    fn chunk_tokens(&self) -> u32 {
+        TILE_TOKENS as u32
     }
 
     fn decode(&mut self, batch: &[Chunk<'_>], logits: &mut Logits) -> Result<()> {
@@ -182,7 +191,8 @@ impl Generator {
         }
     }
 
-    /// Computes chunks that were checked, in as many parts as the wanted rows need; `parts` counts those that were computed.
+    /// Computes chunks that were checked, in as many parts as the wanted rows and [`TILE_TOKENS`] need; `parts` counts those
+    /// that were computed.
     fn compute(
         &mut self,
         chunks: &[Chunk<'_>],
@@ -193,6 +203,11 @@ impl Generator {
         self.batch.clear();
         let mut rows = 0;
         for chunk in chunks {
+            if !self.batch.is_empty() && self.batch.len() + chunk.tokens.len() >= TILE_TOKENS {
+                self.run(vocabulary, logits)?;
+                *parts += 1;
+                rows = 0;
+            }
             let wanted_from = chunk.tokens.len() - chunk.logits as usize;
             for (index, token) in chunk.tokens.iter().enumerate() {
                 let wanted = index >= wanted_from;

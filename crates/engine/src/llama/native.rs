@@ -394,6 +394,10 @@ impl Batch {
         self.tokens.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
     pub(super) fn push(&mut self, token: u32, position: u32, sequence: u32, wanted: bool) {
         self.tokens.push(token as sys::llama_token);
         self.positions.push(position as sys::llama_pos);

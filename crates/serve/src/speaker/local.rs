@@ -27,6 +27,7 @@ pub struct LocalSpeaker {
 }
 
 /// What an engine took to load.
+#[derive(Clone, Copy)]
 struct Loaded {
     /// Memory in bytes, the cells among it.
     bytes: u64,

@@ -93,7 +93,10 @@ impl Steps {
                 left
             } else {
                 let seconds = self.settings.max_inter_token.as_secs_f64();
-                (self.pace.prompt_tokens(rows, seconds).max(0.0) as usize).max(LEAST_PROMPT_TOKENS).min(left)
+                let fit = (self.pace.prompt_tokens(rows, seconds).max(0.0) as usize).max(LEAST_PROMPT_TOKENS);
+                // What the engine computes well may take a little longer.
+                let chunk = self.engine.chunk_tokens() as usize;
+                if fit < chunk && chunk <= 2 * fit { chunk.min(left) } else { fit.min(left) }
             };
             parts.extend(self.read(most));
             // Cells that are free, or can be.
@@ -132,7 +135,7 @@ impl Steps {
     }
 
     /// Parts of prompts, so many tokens in all: half for the one that has waited longest, and then the shortest first, for
-    /// which the others wait the least.
+    /// which the others wait the least. Where half is less than the engine computes well, both have turns.
     fn read(&self, most: usize) -> Vec<Part> {
         let mut reading: Vec<(usize, &Branch)> =
             self.running.iter().enumerate().filter(|(_, branch)| branch.pending() > 1).collect();
@@ -140,7 +143,12 @@ impl Steps {
         let mut left = most;
         let oldest = reading.iter().min_by_key(|(_, branch)| branch.number).map(|(index, _)| *index);
         if let (Some(oldest), true) = (oldest, reading.len() > 1) {
-            given[oldest] = self.running[oldest].pending().min(most.div_ceil(2));
+            let half = match most.div_ceil(2) {
+                half if half >= self.engine.chunk_tokens() as usize => half,
+                _ if self.statistics.steps.is_multiple_of(2) => most,
+                _ => 0,
+            };
+            given[oldest] = self.running[oldest].pending().min(half);
             left -= given[oldest];
         }
         reading.sort_by_key(|(_, branch)| (branch.is_batch, branch.pending(), branch.number));
