@@ -1,4 +1,4 @@
-use super::log::Heard;
+use super::log::{Heard, SIZE};
 
 /// The memory that a loaded model takes, in bytes, to a hundredth of a MiB for each part: it is what llama.cpp's log says of
 /// its allocations, since its interface says it to C++ only.
@@ -26,7 +26,7 @@ impl Footprint {
     pub(super) fn add(&mut self, heard: &Heard) {
         for line in &heard.lines {
             // "load_tensors:   CPU_Mapped model buffer size =    12.34 MiB"
-            let Some((name, size)) = line.split_once(" buffer size = ") else { continue };
+            let Some((name, size)) = line.split_once(SIZE) else { continue };
             let Some(bytes) = mebibytes(size) else { continue };
             let part = match name.rsplit(' ').next() {
                 Some("model") if name.contains("_Mapped ") => &mut self.mapped_bytes,

@@ -13,6 +13,8 @@ use llama_cpp_sys_2 as sys;
 
 /// The most lines that are kept of one call.
 const MAX_LINES: usize = 512;
+/// What stands before the size of a buffer.
+pub(super) const SIZE: &str = " buffer size = ";
 
 thread_local! {
     /// What llama.cpp says on this thread, while somebody listens.
@@ -22,7 +24,7 @@ thread_local! {
 /// What llama.cpp said during a call.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
-    /// Lines of any level.
+    /// Those lines that tell the size of a buffer.
     pub(super) lines: Vec<String>,
     /// What went wrong, in order.
     pub(super) errors: Vec<String>,
@@ -83,7 +85,8 @@ unsafe extern "C" fn write(level: sys::ggml_log_level, text: *const c_char, _: *
         if level == sys::GGML_LOG_LEVEL_ERROR && heard.errors.len() < MAX_LINES {
             heard.errors.push(text.to_owned());
         }
-        if heard.lines.len() < MAX_LINES {
+        // A large vocabulary alone is worth more lines than these.
+        if text.contains(SIZE) && heard.lines.len() < MAX_LINES {
             heard.lines.push(text.to_owned());
         }
     });
