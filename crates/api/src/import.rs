@@ -120,6 +120,7 @@ fn try_out(model: &Path, language: &LanguageModel) -> wattle_engine::Result<()> 
     let settings = Settings {
         sequences: u32::from(!language.embeds),
         cells: 256,
+        context_tokens: None,
         batch_tokens: 256,
         rows: 1,
         threads: NonZeroU32::MIN,

@@ -172,6 +172,7 @@ impl Server {
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32)),
             sequences: if language.embeds { 0 } else { SEQUENCES },
             cells: settings.kv_cells.unwrap_or_else(|| default_cells(language)),
+            context_tokens: settings.context_tokens,
             max_inter_token: settings.max_inter_token,
             max_waiting: inner.language.max_waiting,
             max_tenant_requests: inner.max_tenant_requests,

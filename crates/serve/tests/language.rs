@@ -26,6 +26,7 @@ fn settings() -> SpeakerSettings {
         threads: 2,
         sequences: 16,
         cells: 4096,
+        context_tokens: None,
         max_inter_token: Duration::from_millis(100),
         max_waiting: 100,
         max_tenant_requests: 100,
@@ -114,7 +115,10 @@ async fn eight_at_once_say_what_each_says_alone() {
     let tight = SpeakerSettings { cells: 256, ..settings() };
     let drafting = SpeakerSettings { speculates: true, ..settings() };
     let both = SpeakerSettings { speculates: true, ..tight.clone() };
-    for settings in [settings(), drafting, tight, both] {
+    // Room for eight contexts, each apart from the others.
+    let divided = SpeakerSettings { context_tokens: Some(512), ..settings() };
+    let drafting_apart = SpeakerSettings { speculates: true, ..divided.clone() };
+    for settings in [settings(), drafting, tight, both, divided, drafting_apart] {
         let speaker = load(&path, &settings);
         let asked = prompts().into_iter().map(|prompt| say(&speaker, greedy(&prompt, 40)));
         let said = join_all(asked).await;

@@ -19,6 +19,8 @@ const LEAST_MEMORY_LIMIT_BYTES: u64 = 32 << 20;
 const LEAST_CPU_LIMIT: f64 = 0.01;
 
 /// A call needs some tokens at least.
+const LEAST_CONTEXT_TOKENS: u32 = 16;
+/// The least that an engine counts.
 const LEAST_KV_CELLS: u32 = 256;
 /// The most that an engine counts, 2^28.
 const MOST_KV_CELLS: u32 = 1 << 28;
@@ -54,6 +56,9 @@ pub struct Settings {
     /// The most processors that its process may use; 1.5 are one and a half.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_limit: Option<f64>,
+    /// Tokens that one call of a language model may have, prompt and answer together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_tokens: Option<u32>,
     /// Tokens whose keys and values a language model keeps, of all its calls together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cells: Option<u32>,
@@ -91,6 +96,8 @@ pub struct ResolvedSettings {
     pub memory_limit_bytes: Option<u64>,
     /// The most processors that its process may use.
     pub cpu_limit: Option<f64>,
+    /// Tokens that one call of a language model may have; without, the model and its cells decide.
+    pub context_tokens: Option<u32>,
     /// Tokens whose keys and values a language model keeps; without, its context decides.
     pub kv_cells: Option<u32>,
     /// How long a token of a language model's answer may take while prompts of other calls are read.
@@ -126,6 +133,7 @@ impl Settings {
             pin: self.pin.or(others.pin),
             memory_limit_bytes: self.memory_limit_bytes.or(others.memory_limit_bytes),
             cpu_limit: self.cpu_limit.or(others.cpu_limit),
+            context_tokens: self.context_tokens.or(others.context_tokens),
             kv_cells: self.kv_cells.or(others.kv_cells),
             max_inter_token_ms: self.max_inter_token_ms.or(others.max_inter_token_ms),
             speculate: self.speculate.or(others.speculate),
@@ -145,8 +153,9 @@ impl Settings {
             pin: self.pin.unwrap_or(false),
             memory_limit_bytes: self.memory_limit_bytes,
             cpu_limit: self.cpu_limit,
+            context_tokens: self.context_tokens,
             kv_cells: self.kv_cells,
-            max_inter_token: Duration::from_secs_f64(self.max_inter_token_ms.unwrap_or(100.0) / 1000.0),
+            max_inter_token: Duration::from_secs_f64(self.max_inter_token_ms.unwrap_or(200.0) / 1000.0),
             speculate: self.speculate.unwrap_or(true),
             gate_max_error_percent: self.gate_max_error_percent.unwrap_or(5.0),
             gate_min_calls: self.gate_min_calls.unwrap_or(20),
@@ -161,6 +170,7 @@ impl Settings {
         within("keep_alive_seconds", self.keep_alive_seconds, 0, MOST_KEEP_ALIVE_SECONDS)?;
         within("memory_limit_bytes", self.memory_limit_bytes, LEAST_MEMORY_LIMIT_BYTES, 1 << 60)?;
         within("cpu_limit", self.cpu_limit, LEAST_CPU_LIMIT, f64::from(MOST_PROCESSORS))?;
+        within("context_tokens", self.context_tokens, LEAST_CONTEXT_TOKENS, MOST_KV_CELLS)?;
         within("kv_cells", self.kv_cells, LEAST_KV_CELLS, MOST_KV_CELLS)?;
         within("max_inter_token_ms", self.max_inter_token_ms, 1.0, MOST_INTER_TOKEN_MS)?;
         within("gate_max_error_percent", self.gate_max_error_percent, 0.0, 100.0)?;

@@ -39,6 +39,7 @@ impl Embedder {
         let shape = Shape {
             sequences: TEXTS,
             cells: settings.batch_tokens,
+            divided: false,
             batch_tokens: settings.batch_tokens,
             // A text is pooled over the tokens that go through the layers together.
             step_tokens: settings.batch_tokens,

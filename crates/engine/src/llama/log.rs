@@ -110,6 +110,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sizes_are_heard_whatever_else_is_said() {
+        let say = |line: &str| {
+            let line = std::ffi::CString::new(line).unwrap_or_default();
+            // SAFETY: the text ends with 0 and lives during the call.
+            unsafe { write(sys::GGML_LOG_LEVEL_INFO, line.as_ptr(), std::ptr::null_mut()) }
+        };
+        let ((), heard) = listen(|| {
+            (0..2 * MAX_LINES).for_each(|token| say(&format!("load: control token: {token} is not marked as EOG")));
+            say("load_tensors:   CPU_Mapped model buffer size =    12.34 MiB\n");
+        });
+        assert_eq!(heard.lines, ["load_tensors:   CPU_Mapped model buffer size =    12.34 MiB"]);
+    }
+
+    #[test]
     fn the_first_error_is_the_reason_without_the_function_that_said_it() {
         let errors =
             |lines: &[&str]| Heard { errors: lines.iter().map(|line| line.to_string()).collect(), ..Heard::default() };

@@ -15,6 +15,7 @@ mod header;
 mod log;
 mod native;
 mod quantize;
+mod runs;
 mod saved;
 mod vocabulary;
 
@@ -31,10 +32,14 @@ pub const MAX_SEQUENCES: u32 = 256;
 /// What an engine is to hold and to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Sequences that may be there at once, at most [`MAX_SEQUENCES`]; 0 if the model is to embed alone.
+    /// Sequences that may be there at once, at most [`MAX_SEQUENCES`]; 0 if the model is to embed alone. They are fewer where
+    /// each has cells of its own.
     pub sequences: u32,
-    /// Cells that all sequences together may hold; llama.cpp rounds up to a multiple of 256.
+    /// Cells that all sequences together may hold; llama.cpp rounds up to a multiple of 256. If they are enough for some whole
+    /// contexts, each sequence gets cells of its own.
     pub cells: u32,
+    /// Tokens that one sequence may have; as many as the model was trained for when absent.
+    pub context_tokens: Option<u32>,
     /// Tokens that one batch may have, and one text that is embedded.
     pub batch_tokens: u32,
     /// Rows of logits that are computed at once, at least one for each sequence: memory is reserved for so many. A batch that

@@ -56,6 +56,8 @@ unsafe impl Sync for Threads {}
 pub(super) struct Shape {
     pub(super) sequences: u32,
     pub(super) cells: u32,
+    /// Whether every sequence has cells of its own, an equal part of them, instead of a part of those of all.
+    pub(super) divided: bool,
     pub(super) batch_tokens: u32,
     /// Tokens that go through the layers at once.
     pub(super) step_tokens: u32,
@@ -218,8 +220,8 @@ impl Context {
         if !shape.embeddings {
             parameters.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
         }
-        // All sequences share one store of cells, so that they can have cells in common.
-        parameters.kv_unified = true;
+        // Sequences can have cells in common only if all share one store.
+        parameters.kv_unified = !shape.divided;
         // Layers with a window have as many cells as the others, so that sequences can be cut and forked far back.
         parameters.swa_full = true;
         parameters.no_perf = true;
@@ -243,6 +245,12 @@ impl Context {
     pub(super) fn cells(&self) -> u32 {
         // SAFETY: the context lives.
         unsafe { sys::llama_n_ctx(self.raw()) }
+    }
+
+    /// Cells that one sequence may have.
+    pub(super) fn sequence_cells(&self) -> u32 {
+        // SAFETY: the context lives.
+        unsafe { sys::llama_n_ctx_seq(self.raw()) }
     }
 
     /// Tokens that a batch may really have.
@@ -312,6 +320,23 @@ impl Context {
     pub(super) fn fork(&mut self, from: u32, to: u32, tokens: u32) {
         // SAFETY: the context is borrowed mutably, and a memory that is null is left alone.
         unsafe { sys::llama_memory_seq_cp(sys::llama_get_memory(self.raw()), from as i32, to as i32, 0, tokens as i32) }
+    }
+
+    /// Copies all of a sequence to another one, which is empty, by way of `between`; `false`, and anything may be in `to`, if
+    /// llama.cpp cannot.
+    pub(super) fn copy(&mut self, from: u32, to: u32, between: &mut Vec<u8>) -> (bool, log::Heard) {
+        log::listen(|| {
+            // SAFETY: the context is borrowed mutably.
+            let size = unsafe { sys::llama_state_seq_get_size(self.raw(), from as i32) };
+            if between.len() < size {
+                between.resize(size, 0);
+            }
+            let place = between.as_mut_ptr();
+            // SAFETY: the place has `size` bytes or more, and no more are written.
+            let written = unsafe { sys::llama_state_seq_get_data(self.raw(), place, size, from as i32) };
+            // SAFETY: so many bytes were written just now, and no more are read.
+            written == size && size == unsafe { sys::llama_state_seq_set_data(self.raw(), place, size, to as i32) }
+        })
     }
 
     /// Lets the tokens of a sequence from `start` on go; `false` if its memory cannot be cut there.
@@ -392,10 +417,6 @@ impl Batch {
 
     pub(super) fn is_empty(&self) -> bool {
         self.tokens.is_empty()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.tokens.len()
     }
 
     pub(super) fn push(&mut self, token: u32, position: u32, sequence: u32, wanted: bool) {

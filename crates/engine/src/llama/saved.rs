@@ -14,7 +14,7 @@ const HEADER_BYTES: usize = 8 + 32 + 4 + 8 + 32;
 /// Where the digest begins.
 const DIGEST_AT: usize = HEADER_BYTES - 32;
 
-/// Who can read what was saved: the same model, of the same llama.cpp, with cells of the same kind.
+/// Who can read what was saved: the same model, of the same llama.cpp, with cells of the same kind and as many stores of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Owner([u8; 32]);
 

@@ -6,6 +6,7 @@
 mod bert;
 mod converted;
 mod decode;
+mod divided;
 mod hostile;
 mod memories;
 mod models;
@@ -28,6 +29,7 @@ pub fn settings() -> Settings {
     Settings {
         sequences: 16,
         cells: 1024,
+        context_tokens: None,
         batch_tokens: 512,
         rows: 16,
         // Tests run beside each other, and threads that wait for others on the same processor wait long.

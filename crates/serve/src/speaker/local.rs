@@ -90,6 +90,7 @@ impl LocalSpeaker {
         let engine = Settings {
             sequences: settings.sequences,
             cells: settings.cells,
+            context_tokens: settings.context_tokens,
             batch_tokens: BATCH_TOKENS,
             rows: settings.sequences,
             threads: NonZeroU32::new(settings.threads).unwrap_or(NonZeroU32::MIN),

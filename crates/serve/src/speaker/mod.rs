@@ -54,6 +54,8 @@ pub struct SpeakerSettings {
     pub sequences: u32,
     /// Tokens whose keys and values are kept, of all sequences together.
     pub cells: u32,
+    /// Tokens that one call may have, as many as the model and the cells allow when absent.
+    pub context_tokens: Option<u32>,
     /// How long a step may take while answers grow.
     pub max_inter_token: Duration,
     /// Requests that may wait.

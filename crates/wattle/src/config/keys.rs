@@ -158,6 +158,9 @@ fn table() -> Vec<Key> {
         })
         .about("How long a model stays in memory after its last call.")
         .default_is("what it costs to stay and to load again decides"),
+        Key::new("deployments.context_tokens", optional(whole(16..=1 << 28)), |s| &mut s.deployments.context_tokens)
+            .about("Tokens that one call of a language model may have, prompt and answer together.")
+            .default_is("as many as the model was trained for, and as its cells allow"),
         Key::new("deployments.kv_cells", optional(whole(256..=1 << 28)), |s| &mut s.deployments.kv_cells)
             .about("Tokens whose keys and values a language model keeps, of all its calls together.")
             .default_is("8192, or as many as the model's context has, up to 32768"),

@@ -59,6 +59,9 @@ pub(crate) struct SettingsFlags {
     /// The most processors that its process may use, as in 1.5.
     #[arg(long, value_name = "PROCESSORS")]
     cpu_limit: Option<f64>,
+    /// Let one call of a language model have so many tokens, prompt and answer together.
+    #[arg(long = "context", value_name = "TOKENS")]
+    context_tokens: Option<u32>,
     /// Keep the keys and values of so many tokens of a language model, of all its calls together.
     #[arg(long, value_name = "TOKENS")]
     kv_cells: Option<u32>,
@@ -87,6 +90,7 @@ impl SettingsFlags {
             pin: self.pin,
             memory_limit_bytes: self.memory_limit.map(u64::from),
             cpu_limit: self.cpu_limit,
+            context_tokens: self.context_tokens,
             kv_cells: self.kv_cells,
             max_inter_token_ms: self.max_inter_token_ms,
             speculate: self.speculate,

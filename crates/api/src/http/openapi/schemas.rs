@@ -169,6 +169,7 @@ fn rollout() -> Schemas {
     let mut settings = object(&[
         ("max_batch_size?", json!({"type": "integer", "minimum": 1})),
         ("max_queue_delay_ms?", json!({"type": "number", "minimum": 0})),
+        ("context_tokens?", json!({"type": "integer", "minimum": 16})),
         ("kv_cells?", json!({"type": "integer", "minimum": 256})),
         ("max_inter_token_ms?", json!({"type": "number", "minimum": 1})),
         ("speculate?", json!({"type": "boolean"})),
