@@ -17,22 +17,23 @@ class Answer:
         self.error = None
 
 
-def run(url, clients, bodies):
-    """Sends all bodies from so many clients, each of whom takes the next one when it has its answer; the answers, and how
-    long it all took."""
-    return asyncio.run(_run(url, clients, bodies))
+def run(url, clients, bodies, apart=0.0):
+    """Sends all bodies from so many clients, who begin so many seconds one after the other, and each of whom takes the next
+    one when it has its answer; the answers, and how long it all took."""
+    return asyncio.run(_run(url, clients, bodies, apart))
 
 
-async def _run(url, clients, bodies):
+async def _run(url, clients, bodies, apart):
     left = iter(bodies)
     answers = []
 
-    async def client():
+    async def client(number):
+        await asyncio.sleep(number * apart)
         for body in left:
             answers.append(await ask(url, body))
 
     started = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
+    await asyncio.gather(*map(client, range(clients)))
     return answers, time.perf_counter() - started
 
 

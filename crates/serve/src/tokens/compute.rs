@@ -275,7 +275,7 @@ impl Steps {
         }
         // What ended the answer is right as well, but nothing is to follow it.
         if !draft.is_empty() {
-            branch.drafter.learn(draft.len(), accepted);
+            self.drafting.learn(&mut branch.drafter, draft.len(), accepted);
             self.statistics.drafted_tokens += draft.len() as u64;
             self.statistics.accepted_tokens += accepted as u64;
         }

@@ -10,8 +10,10 @@ const MOST: usize = 8;
 const NGRAM: std::ops::RangeInclusive<usize> = 2..=4;
 /// How much a draft's fate changes what is expected of the next one.
 const LEARNING: f64 = 0.2;
-/// After so many tokens without a draft one is tried again.
-const TRY_AGAIN: u32 = 32;
+/// How much it changes what is expected of other answers' drafts.
+const LEARNING_OF_ALL: f64 = 0.02;
+/// After so many steps without a draft, one of the answers in them tries one again.
+const TRY_AGAIN: usize = 32;
 /// How long such a try is.
 const TRIED: usize = 2;
 
@@ -20,34 +22,48 @@ const TRIED: usize = 2;
 pub(super) struct Drafter {
     /// The chance that a drafted token is the one that is chosen, if all before it were.
     rate: f64,
-    since: u32,
+    since: usize,
+}
+
+/// How drafts of all answers fare, which is what is expected of the next answer's.
+#[derive(Debug)]
+pub(super) struct Drafting {
+    rate: f64,
+}
+
+impl Drafting {
+    pub(super) fn new() -> Drafting {
+        // As likely as not, until it is known better.
+        Drafting { rate: 0.5 }
+    }
+
+    /// For an answer of which nothing is known yet.
+    pub(super) fn drafter(&self) -> Drafter {
+        Drafter { rate: self.rate, since: 0 }
+    }
+
+    /// Notes how many of an answer's drafted tokens were right.
+    pub(super) fn learn(&mut self, drafter: &mut Drafter, drafted: usize, accepted: usize) {
+        // What follows the first wrong one says nothing.
+        for index in 0..drafted.min(accepted + 1) {
+            let right = if index < accepted { 1.0 } else { 0.0 };
+            drafter.rate += LEARNING * (right - drafter.rate);
+            self.rate += LEARNING_OF_ALL * (right - self.rate);
+        }
+    }
 }
 
 impl Drafter {
-    pub(super) fn new() -> Drafter {
-        // As likely as not, until it is known better.
-        Drafter { rate: 0.5, since: 0 }
-    }
-
     /// Tokens that may follow these, no more than pay in a step of so many rows.
     pub(super) fn draft<'a>(&mut self, tokens: &'a [Token], most: usize, rows: usize, pace: &Pace) -> &'a [Token] {
         self.since += 1;
         let paid = self.paying(rows, pace);
-        let most = if paid == 0 && self.since >= TRY_AGAIN { TRIED.min(most) } else { paid.min(most) };
+        let most = if paid == 0 && self.since >= TRY_AGAIN * rows { TRIED.min(most) } else { paid.min(most) };
         let draft = if most == 0 { &[] } else { look_up(tokens, most) };
         if !draft.is_empty() {
             self.since = 0;
         }
         draft
-    }
-
-    /// Notes how many of the drafted tokens were right.
-    pub(super) fn learn(&mut self, drafted: usize, accepted: usize) {
-        // What follows the first wrong one says nothing.
-        for index in 0..drafted.min(accepted + 1) {
-            let right = if index < accepted { 1.0 } else { 0.0 };
-            self.rate += LEARNING * (right - self.rate);
-        }
     }
 
     /// How many drafted tokens give the most tokens for the time of a step, in which all other rows have to wait for them.
@@ -95,19 +111,33 @@ mod tests {
     fn drafts_that_are_wrong_are_no_longer_made_but_tried_now_and_then() {
         let pace = Pace::new();
         let tokens = [1, 2, 3, 4, 1, 2];
-        let mut drafter = Drafter::new();
+        let mut drafting = Drafting::new();
+        let mut drafter = drafting.drafter();
         let mut drafted = 0;
-        for _ in 0..200 {
+        for _ in 0..800 {
             let draft = drafter.draft(&tokens, 8, 8, &pace).len();
             drafted += draft;
             if draft > 0 {
-                drafter.learn(draft, 0);
+                drafting.learn(&mut drafter, draft, 0);
             }
         }
         assert!((6..=40).contains(&drafted), "{drafted}");
         for _ in 0..20 {
-            drafter.learn(2, 2);
+            drafting.learn(&mut drafter, 2, 2);
         }
         assert_eq!(drafter.draft(&tokens, 8, 1, &pace).len(), 4);
+    }
+
+    #[test]
+    fn what_was_learnt_of_earlier_answers_is_expected_of_the_next() {
+        let pace = Pace::new();
+        let tokens = [1, 2, 3, 4, 1, 2];
+        let mut drafting = Drafting::new();
+        assert!(!drafting.drafter().draft(&tokens, 8, 8, &pace).is_empty());
+        for _ in 0..100 {
+            let mut drafter = drafting.drafter();
+            drafting.learn(&mut drafter, 2, 0);
+        }
+        assert!(drafting.drafter().draft(&tokens, 8, 8, &pace).is_empty());
     }
 }

@@ -9,7 +9,7 @@ use wattle_engine::tokens::{Limits, Logits, SequenceId, Token, TokenEngine};
 
 use super::{
     SchedulerSettings, Statistics,
-    draft::Drafter,
+    draft::Drafting,
     embedding::Embeddings,
     fair::{Fair, Slot},
     group::{Branch, Group},
@@ -45,6 +45,7 @@ pub(super) struct Steps {
     pub(super) offload: Offload,
     pub(super) pool: Pool,
     pub(super) pace: Pace,
+    pub(super) drafting: Drafting,
     pub(super) waiting: Fair<Group>,
     /// Answers that had to make room, and those whose prompt another answer has read; the first goes on first.
     pub(super) resuming: VecDeque<Branch>,
@@ -71,6 +72,7 @@ impl Steps {
             settings,
             pool: Pool::new(limits.sequences),
             pace: Pace::new(),
+            drafting: Drafting::new(),
             waiting: Fair::new(),
             resuming: VecDeque::new(),
             running: Vec::new(),
@@ -258,7 +260,7 @@ impl Steps {
             sequence: None,
             reached: 0,
             number: self.numbers,
-            drafter: Drafter::new(),
+            drafter: self.drafting.drafter(),
             last_token: None,
             failed_before: false,
             is_batch: group.caller.priority == crate::Priority::Batch,
