@@ -187,14 +187,24 @@ class llama_server:
 def residency(arguments, folder):
     """Ten models, memory for three: whether calls of all of them are answered, and what loading them costs."""
     names = [f"model-{number}" for number in range(10)]
-    with Wattle(arguments.wattle, "--memory-budget", "1200MiB") as server:
+
+    def deploy(server, seed, name):
+        file = folder / f"{name}.gguf"
+        gguf.write(file, "smollm", seed)
+        server.call("models", "import", "--name", name, file)
+        file.unlink()
+        server.call("deploy", name, "--threads", "2", "--kv-cells", "4096")
+
+    with Wattle(arguments.wattle) as server:
+        deploy(server, 0, names[0])
+        speech.run(server.url, 1, [{"model": names[0], "prompt": "how large are you", "max_tokens": 1}])
+        metrics = urllib.request.urlopen(server.url + "/metrics", timeout=10).read().decode()
+        one_bytes = total(metrics, r"wattle_model_resident_bytes\{.*")
+    # Three, and what rounding and a grown buffer take.
+    with Wattle(arguments.wattle, "--memory-budget", f"{int(3.2 * one_bytes / 2**20)}MiB") as server:
         before = resident(server)
         for seed, name in enumerate(names):
-            file = folder / f"{name}.gguf"
-            gguf.write(file, "smollm", seed)
-            server.call("models", "import", "--name", name, file)
-            file.unlink()
-            server.call("deploy", name, "--threads", "2", "--kv-cells", "4096")
+            deploy(server, seed, name)
         drawn = random.Random(1)
         bodies = [
             {"model": drawn.choice(names), "prompt": words(drawn, 60), "max_tokens": 8, **SAMPLING} for _ in range(200)
@@ -213,7 +223,9 @@ def residency(arguments, folder):
             time.sleep(0.5)
             after = resident(server)
     report = {
-        "requests": len(answers), "failed": len(failed), "seconds": seconds, "loads": loads, "evictions": evictions,
+        "model_mb": one_bytes / 2**20, "requests": len(answers), "failed": len(failed), "seconds": seconds,
+        "loads": loads, "load_seconds": total(metrics, r"wattle_model_load_duration_seconds_sum\{.*"),
+        "evictions": evictions,
         "load_joules": joules, "resident_before_mb": before, "resident_after_mb": after,
         "first_p50_ms": 1000 * speech.quantile([one.first_seconds or 0 for one in answers], 0.5),
         "first_p95_ms": 1000 * speech.quantile([one.first_seconds or 0 for one in answers], 0.95),

@@ -12,6 +12,7 @@ pub mod language;
 mod memory;
 pub mod metrics;
 mod pipeline;
+mod processors;
 mod queue;
 mod replica;
 mod residency;

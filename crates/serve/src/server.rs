@@ -49,6 +49,8 @@ pub struct LanguageOptions {
     pub prefixes: Option<PathBuf>,
     /// How many bytes of them for each model.
     pub prefix_bytes: u64,
+    /// The folder by which models take turns on the machine's processors; they take none when absent.
+    pub processors: Option<PathBuf>,
 }
 
 /// An answer and what it cost.

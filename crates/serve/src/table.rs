@@ -177,6 +177,8 @@ impl Server {
             max_waiting: inner.language.max_waiting,
             max_tenant_requests: inner.max_tenant_requests,
             speculates: settings.speculate,
+            // What its processors are limited to, it must not keep others from.
+            processors: inner.language.processors.clone().filter(|_| settings.cpu_limit.is_none()),
             saved: inner.language.prefixes.as_ref().map(|folder| folder.join(format!("{}-{}", id.model, id.version))),
             saved_bytes: inner.language.prefix_bytes,
         });

@@ -31,6 +31,7 @@ fn settings() -> SpeakerSettings {
         max_waiting: 100,
         max_tenant_requests: 100,
         speculates: false,
+        processors: None,
         saved: None,
         saved_bytes: 1 << 26,
     }

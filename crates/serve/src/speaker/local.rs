@@ -57,6 +57,8 @@ impl LocalSpeaker {
                 max_waiting: settings.max_waiting,
                 max_tenant_requests: settings.max_tenant_requests,
                 speculates: settings.speculates,
+                threads: settings.threads as usize,
+                processors: settings.processors.clone(),
                 saved_bytes: settings.saved_bytes,
                 offloaded_bytes,
             },

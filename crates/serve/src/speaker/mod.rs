@@ -64,6 +64,8 @@ pub struct SpeakerSettings {
     pub max_tenant_requests: usize,
     /// Whether tokens are drafted out of what was said before.
     pub speculates: bool,
+    /// The folder by which it takes turns on the processors with other models; it takes none when absent.
+    pub processors: Option<PathBuf>,
     /// Where prefixes are kept while the model is not loaded.
     pub saved: Option<PathBuf>,
     /// How many bytes of them.

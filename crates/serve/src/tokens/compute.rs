@@ -89,15 +89,14 @@ impl Steps {
                 rows = parts.len();
             }
             let left = batch_tokens - rows;
-            let most = if growing.is_empty() {
-                left
-            } else {
-                let seconds = self.settings.max_inter_token.as_secs_f64();
-                let fit = (self.pace.prompt_tokens(rows, seconds).max(0.0) as usize).max(LEAST_PROMPT_TOKENS);
-                // What the engine computes well may take a little longer.
-                let chunk = self.engine.chunk_tokens() as usize;
-                if fit < chunk && chunk <= 2 * fit { chunk.min(left) } else { fit.min(left) }
+            let seconds = match growing.is_empty() {
+                true => self.most_seconds(),
+                false => self.settings.max_inter_token.as_secs_f64(),
             };
+            let fits = (self.pace.prompt_tokens(rows, seconds).max(0.0) as usize).max(LEAST_PROMPT_TOKENS);
+            // What the engine computes well may take a little longer.
+            let chunk = self.engine.chunk_tokens() as usize;
+            let most = if fits < chunk && chunk <= 2 * fits { chunk.min(left) } else { fits.min(left) };
             parts.extend(self.read(most));
             // Cells that are free, or can be.
             let free = (self.limits.cells - self.tree.used_by_running()) as usize;

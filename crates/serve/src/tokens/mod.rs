@@ -32,7 +32,10 @@ mod fake;
 #[cfg(test)]
 mod steps_tests;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use wattle_engine::tokens::Token;
 
@@ -52,6 +55,10 @@ pub struct SchedulerSettings {
     pub max_tenant_requests: usize,
     /// Whether tokens are drafted out of what was said before.
     pub speculates: bool,
+    /// Threads that compute a step.
+    pub threads: usize,
+    /// The folder by which steps take turns on the processors with those of other models; they take none when absent.
+    pub processors: Option<PathBuf>,
     /// The most bytes that prefixes may take on the disk.
     pub saved_bytes: u64,
     /// The most bytes that sequences may take which are kept outside of the engine's cells.

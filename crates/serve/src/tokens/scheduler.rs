@@ -30,6 +30,7 @@ use super::{
 use crate::{
     Error, Result,
     language::{Embedded, Piece, Pieces},
+    processors::Processors,
 };
 
 /// Whoever is refused is told to come back after at least, and at most, so many seconds.
@@ -87,9 +88,14 @@ impl Scheduler {
         });
         let (orders, told) = blocking::channel();
         let seen = Arc::clone(&shared);
+        let (threads, folder) = (settings.threads, settings.processors.clone());
         let run = move || {
+            let processors = folder.and_then(|folder| {
+                let opened = Processors::open(&folder);
+                opened.inspect_err(|error| tracing::warn!(%error, "models take no turns on the processors")).ok()
+            });
             let steps = Steps::new(engine, Box::new(Machine), settings);
-            run(steps, &told, &seen);
+            run(steps, &told, &seen, |steps| step(steps, processors.as_ref(), threads));
         };
         let started = thread::Builder::new().name("wattle-steps".into()).spawn(run);
         started.map_err(|error| Error::Run(format!("no thread can be started: {error}")))?;
@@ -278,7 +284,7 @@ impl Clock for Machine {
 }
 
 /// Steps until nobody has a handle any more. It sleeps while there is nothing to do.
-fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared) {
+fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared, step: impl Fn(&mut Steps)) {
     let stepped = catch_unwind(AssertUnwindSafe(|| {
         loop {
             if steps.is_idle() {
@@ -297,7 +303,7 @@ fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared) {
                 }
             }
             if !steps.is_idle() {
-                steps.step();
+                step(&mut steps);
                 publish(&steps, shared);
             }
         }
@@ -308,6 +314,14 @@ fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared) {
         // Whoever waits is told by the closing of what it waits on; what is left may be in any state.
         std::mem::forget(steps.engine);
     }
+}
+
+/// Does one step when it is this model's turn.
+fn step(steps: &mut Steps, processors: Option<&Processors>, threads: usize) {
+    let turn = processors.and_then(|processors| {
+        processors.take(threads).inspect_err(|error| tracing::debug!(%error, "a step takes no turn")).ok()
+    });
+    steps.step(turn.as_ref().is_some_and(|turn| turn.waited));
 }
 
 fn follow(steps: &mut Steps, order: Order) {

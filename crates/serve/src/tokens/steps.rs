@@ -22,6 +22,10 @@ use crate::{Error, Result};
 
 /// A prompt waits for another one that is just being read if they begin with so many tokens in common.
 const WORTH_WAITING_FOR: usize = 16;
+/// Reading prompts, nobody is kept waiting longer.
+const MOST_SECONDS: f64 = 2.0;
+/// For so many steps after one that waited, other models are expected to want the processors again.
+const STEPS_SHARED: u32 = 16;
 /// Cells that each answer is given to grow before others may begin beside it.
 const GROWTH_CELLS: usize = 32;
 
@@ -57,6 +61,8 @@ pub(super) struct Steps {
     pub(super) statistics: Statistics,
     pub(super) logits: Logits,
     numbers: u64,
+    /// Steps since one had to wait for another model's.
+    since_waited: u32,
 }
 
 impl Steps {
@@ -81,6 +87,7 @@ impl Steps {
             statistics: Statistics::default(),
             logits: Logits::default(),
             numbers: 0,
+            since_waited: u32::MAX,
         }
     }
 
@@ -90,13 +97,23 @@ impl Steps {
         self.waiting.push(flow, group);
     }
 
+    /// How long a step may take in which no answer grows. Whoever leaves, and other models that want the processors, wait for
+    /// its end.
+    pub(super) fn most_seconds(&self) -> f64 {
+        match self.since_waited {
+            ..STEPS_SHARED => 2.0 * self.settings.max_inter_token.as_secs_f64(),
+            _ => MOST_SECONDS,
+        }
+    }
+
     /// Whether there is nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         self.running.is_empty() && self.resuming.is_empty() && self.waiting.is_empty() && self.embeddings.is_empty()
     }
 
-    /// Does one step.
-    pub(super) fn step(&mut self) {
+    /// Does one step; whether it had to wait for another model's.
+    pub(super) fn step(&mut self, waited: bool) {
+        self.since_waited = if waited { 0 } else { self.since_waited.saturating_add(1) };
         let now = self.clock.now();
         self.drop_those_who_left(now);
         self.begin(now);

@@ -27,6 +27,8 @@ const LIMITS: Limits =
 
 fn settings() -> SchedulerSettings {
     SchedulerSettings {
+        threads: 1,
+        processors: None,
         max_inter_token: Duration::from_millis(50),
         max_waiting: 1000,
         max_tenant_requests: 1000,
@@ -81,7 +83,7 @@ impl Bench {
     fn finish(&mut self) -> usize {
         let mut count = 0;
         while !self.steps.is_idle() {
-            self.steps.step();
+            self.steps.step(false);
             self.check();
             count += 1;
             assert!(count < 20_000, "somebody is never done");
@@ -155,7 +157,7 @@ fn a_long_prompt_does_not_hold_up_those_who_speak() {
     let told: Vec<Told> =
         (0..4).map(|index| bench.ask(&text(index, 5), &[Some(1)], 1, 300, Caller::default())).collect();
     for _ in 0..10 {
-        bench.steps.step();
+        bench.steps.step(false);
     }
     let mut long = bench.one(&text(9, 1500), 1);
     bench.world.lock().unwrap().growing_steps.clear();
@@ -174,10 +176,10 @@ fn one_who_leaves_is_gone_within_a_step() {
     let speaking = bench.ask(&text(2, 4), &[Some(1), Some(2)], 2, 1000, Caller::default());
     let mut staying = bench.one(&text(3, 4), 3);
     let waiting: Vec<Told> = (0..20).map(|index| bench.one(&text(index, 30), 1000)).collect();
-    bench.steps.step();
-    bench.steps.step();
+    bench.steps.step(false);
+    bench.steps.step(false);
     drop((reading, speaking, waiting));
-    bench.steps.step();
+    bench.steps.step(false);
     assert!(bench.steps.running.len() <= 1 && bench.steps.resuming.is_empty());
     bench.finish();
     assert_eq!(outcome(&mut staying).unwrap().0, [alone(&text(3, 4), None, 3, 2048)]);
@@ -299,12 +301,12 @@ fn one_tenant_does_not_starve_another_and_batch_work_is_done_in_the_end() {
         .collect();
     let mut batch = bench.ask(&text(90, 50), &[None], 1, 10, caller("night", Priority::Batch));
     for _ in 0..5 {
-        bench.steps.step();
+        bench.steps.step(false);
     }
     let mut quiet = bench.ask(&text(91, 50), &[None], 1, 10, caller("quiet", Priority::Interactive));
     let mut steps = 0;
     while quiet.len() < 2 {
-        bench.steps.step();
+        bench.steps.step(false);
         steps += 1;
         assert!(steps < 40, "the quiet one waits for the loud one");
     }
@@ -428,7 +430,7 @@ proptest! {
             if bench.steps.is_idle() && step > 30 {
                 break;
             }
-            bench.steps.step();
+            bench.steps.step(false);
             bench.check();
             prop_assert!(bench.steps.running.len() <= sequences as usize);
             prop_assert!(bench.steps.offload.bytes() <= offloaded_bytes);

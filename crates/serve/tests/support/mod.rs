@@ -38,7 +38,7 @@ pub(crate) fn some() -> ServeOptions {
 
 pub(crate) fn options(max_computing: usize, max_waiting: usize) -> ServeOptions {
     ServeOptions {
-        language: LanguageOptions { max_waiting: 100, prefixes: None, prefix_bytes: 0 },
+        language: LanguageOptions { max_waiting: 100, prefixes: None, prefix_bytes: 0, processors: None },
         max_computing,
         max_waiting,
         max_tenant_requests: max_computing + max_waiting,

@@ -74,6 +74,7 @@ impl Loaded {
                         max_waiting: said.max_waiting_generations,
                         prefixes: Some(data_dir.join("prefixes")),
                         prefix_bytes: said.prefix_bytes,
+                        processors: Some(data_dir.join("processors")),
                     },
                 },
                 limits: Limits {
