@@ -134,6 +134,8 @@ pub enum Piece {
         text: String,
         /// The tokens, where probabilities were asked for.
         tokens: Vec<Chosen>,
+        /// How many tokens were chosen since the last piece of this answer.
+        count: u32,
     },
     /// An answer ended.
     Ended {

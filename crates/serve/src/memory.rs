@@ -119,7 +119,7 @@ impl Memory {
         let told = |reason: String| Error::Load { deployment: served.name.to_string(), reason };
         // One load at a time asks for room: two that had half of theirs each would wait for each other.
         let loading = self.loading.lock().await;
-        let mut room = self.make_room(served, needed).await?;
+        let mut room = self.make_room(served, needed, 0).await?;
         let (engine, bytes, cpu_seconds, _loading) = match (served.isolation, &served.speaker) {
             (Isolation::Thread, Some(settings)) => {
                 let settings = settings.clone();
@@ -127,7 +127,7 @@ impl Memory {
                 let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| told(error.to_string()))?;
                 let speaker: Arc<dyn Speaker> = Arc::new(loaded.map_err(told)?);
                 let (bytes, cpu_seconds) = (speaker.resident_bytes(), speaker.load_cpu_seconds());
-                (Engine::Language(speaker), bytes, cpu_seconds, loading)
+                (Engine::Language(speaker), bytes, cpu_seconds, Some(loading))
             }
             (Isolation::Process, Some(settings)) => {
                 drop(loading);
@@ -140,7 +140,7 @@ impl Memory {
                 };
                 let speaker = self.launcher(served)?.launch_speaker(order).await?;
                 let (bytes, cpu_seconds) = (speaker.resident_bytes(), speaker.load_cpu_seconds());
-                (Engine::Language(speaker), bytes, cpu_seconds, self.loading.lock().await)
+                (Engine::Language(speaker), bytes, cpu_seconds, None)
             }
             (Isolation::Thread, None) => {
                 let (model, seen, cpu_seconds) = load_here(path, served.threads()).await.map_err(told)?;
@@ -148,7 +148,7 @@ impl Memory {
                 // and what can be counted for most.
                 let bytes = model.known_bytes().or(served.measured_bytes);
                 let bytes = bytes.unwrap_or_else(|| seen.min(SEEN_AT_MOST * served.file_bytes.max(1 << 20)));
-                (Engine::Local(Arc::new(model)), bytes, cpu_seconds, loading)
+                (Engine::Local(Arc::new(model)), bytes, cpu_seconds, Some(loading))
             }
             (Isolation::Process, None) => {
                 drop(loading);
@@ -162,13 +162,13 @@ impl Memory {
                 };
                 let worker = self.launcher(served)?.launch(order).await?;
                 let (bytes, cpu_seconds) = (worker.resident_bytes(), worker.load_cpu_seconds());
-                (Engine::Remote(worker), bytes, cpu_seconds, self.loading.lock().await)
+                (Engine::Remote(worker), bytes, cpu_seconds, None)
             }
         };
         served.known_bytes.store(bytes.max(1), Relaxed);
         served.begin_counting();
         if bytes > room.bytes {
-            let more = self.make_room(served, bytes - room.bytes).await?;
+            let more = self.make_room(served, bytes - room.bytes, room.bytes).await?;
             room.grow(more);
         } else {
             room.shrink(bytes);
@@ -226,8 +226,8 @@ impl Memory {
         true
     }
 
-    /// Sets room aside, for which the least valuable models go.
-    async fn make_room(self: &Arc<Self>, served: &Served, needed_bytes: u64) -> Result<Room> {
+    /// Sets room aside, for which the least valuable models go; beside so much that this model has already.
+    async fn make_room(self: &Arc<Self>, served: &Served, needed_bytes: u64, own_bytes: u64) -> Result<Room> {
         let no_room = |pinned_bytes: u64| Error::NoRoom {
             deployment: served.name.to_string(),
             needed_bytes,
@@ -246,8 +246,17 @@ impl Memory {
             let residents = self.snapshot();
             let models: Vec<Resident<u64>> = residents.iter().map(|(resident, _)| resident.clone()).collect();
             let loading_bytes = self.loading_bytes.load(Relaxed);
-            let going = residency::victims(&models, needed_bytes + loading_bytes, self.budget_bytes, Instant::now())
-                .map_err(|no| no_room(no.pinned_bytes + loading_bytes))?;
+            let victims = residency::victims(&models, needed_bytes + loading_bytes, self.budget_bytes, Instant::now());
+            let going = match victims {
+                Ok(going) => going,
+                // What others are just loading can go once it is there.
+                Err(no)
+                    if loading_bytes > own_bytes && own_bytes + needed_bytes + no.pinned_bytes <= self.budget_bytes =>
+                {
+                    Vec::new()
+                }
+                Err(no) => return Err(no_room(no.pinned_bytes + loading_bytes)),
+            };
             for (resident, served) in &residents {
                 if going.contains(&resident.key) {
                     self.unload(served, Eviction::Room);

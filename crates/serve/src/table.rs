@@ -184,10 +184,10 @@ impl Server {
         });
         let file_bytes = manifest.as_ref().map_or(0, |manifest| manifest.bytes);
         let measured_bytes = match (&language, &speaker) {
-            // What it will say itself once it is loaded, but for what is between layers.
+            // Somewhat more than what it will say itself once it is loaded.
             (Some(language), Some(speaker)) => {
                 let cells = u64::from(speaker.cells) * language.cache_bytes_per_token;
-                Some(file_bytes + cells + cells.min(speaker.saved_bytes))
+                Some(file_bytes + cells + cells.min(speaker.saved_bytes) + step_bytes(language, speaker))
             }
             _ => manifest.as_ref().and_then(|manifest| manifest.resident_bytes),
         };
@@ -219,6 +219,15 @@ impl Server {
         let prepared = self.inner.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         prepared.get(&(name.clone(), revision))?.upgrade()
     }
+}
+
+/// What stands between layers while a step of 512 tokens is computed, and its logits: more rather than less, since models
+/// differ.
+fn step_bytes(language: &LanguageModel, speaker: &SpeakerSettings) -> u64 {
+    let masks = u64::from(speaker.cells) * 6;
+    let activations = language.width * 4 * 16;
+    let logits = u64::from(speaker.sequences) * language.vocabulary * 4;
+    512 * (masks + activations) + logits
 }
 
 /// How many tokens a language model keeps the keys and values of.

@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn the_last_answer_tells_what_it_took() {
         let mut writer = Writer { model: "m".into(), version: "1".into(), details: true, reason: None };
-        let text = Piece::Text { choice: 0, text: "a".into(), tokens: Vec::new() };
+        let text = Piece::Text { choice: 0, text: "a".into(), tokens: Vec::new(), count: 1 };
         let told = json!({"model_name": "m", "model_version": "1", "text_output": "a"});
         assert_eq!(writer.take(text), Some(told));
         assert_eq!(writer.take(Piece::Ended { choice: 0, reason: FinishReason::Length }), None);

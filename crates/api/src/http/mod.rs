@@ -153,6 +153,7 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
         .route("/v2/repository/models/{deployment}/unload", post(repository::unload))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{name}", get(openai::model))
+        .route("/v1/responses", post(openai::responses))
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
         .route("/v1/embeddings", post(openai::embeddings))

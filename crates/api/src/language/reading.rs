@@ -94,6 +94,7 @@ pub(crate) struct Reader {
     has_thought: bool,
     /// How many calls have begun.
     calls: u32,
+    reasoning_tokens: u32,
     deltas: Vec<Delta>,
 }
 
@@ -145,11 +146,39 @@ impl Reading {
             Thoughts::Begun => State::Thoughts { begun: false },
         };
         let tools = self.tools.clone();
-        Reader { tools, state, held: String::new(), has_thought: false, calls: 0, deltas: Vec::new() }
+        Reader {
+            tools,
+            state,
+            held: String::new(),
+            has_thought: false,
+            calls: 0,
+            reasoning_tokens: 0,
+            deltas: Vec::new(),
+        }
     }
 }
 
 impl Reader {
+    /// Whether what comes next is thought, as far as that is known.
+    pub(crate) fn thinks(&self) -> bool {
+        matches!(self.state, State::Thoughts { .. })
+    }
+
+    /// Takes in what an answer grew by, of so many tokens.
+    pub(crate) fn read(&mut self, text: &str, tokens: u32) -> Vec<Delta> {
+        let thought = self.thinks();
+        let deltas = self.take(text);
+        if thought || self.thinks() {
+            self.reasoning_tokens += tokens;
+        }
+        deltas
+    }
+
+    /// How many tokens were thoughts, with the mark of their end.
+    pub(crate) fn reasoning_tokens(&self) -> u32 {
+        self.reasoning_tokens
+    }
+
     /// Takes in what an answer grew by.
     pub(crate) fn take(&mut self, text: &str) -> Vec<Delta> {
         for letter in text.chars() {

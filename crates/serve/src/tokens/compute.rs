@@ -253,6 +253,7 @@ impl Steps {
             }
             let advance = branch.answer.advance(row)?;
             chosen += 1;
+            branch.untold += 1;
             finished = advance.finished;
             if !matches!(finished, Some(FinishReason::End)) {
                 branch.tokens.push(advance.token);
@@ -265,7 +266,8 @@ impl Steps {
             }
             if !text.is_empty() || advance.chosen.is_some() {
                 let tokens = advance.chosen.into_iter().collect();
-                group.tell(branch.index, Piece::Text { choice: branch.index as u32, text, tokens });
+                let (choice, count) = (branch.index as u32, std::mem::take(&mut branch.untold));
+                group.tell(branch.index, Piece::Text { choice, text, tokens, count });
             }
             if finished.is_some() || draft.get(number) != Some(&advance.token) {
                 break;

@@ -51,6 +51,8 @@ pub(super) struct Branch {
     pub(super) number: u64,
     pub(super) drafter: Drafter,
     pub(super) last_token: Option<Instant>,
+    /// Tokens that were chosen since the last piece.
+    pub(super) untold: u32,
     /// Whether a step with it has failed already.
     pub(super) failed_before: bool,
     /// Whether it goes on only when it is alone, since there was no room for it beside others.
@@ -132,7 +134,7 @@ impl Group {
 
 fn renumbered(piece: Piece, choice: u32) -> Piece {
     match piece {
-        Piece::Text { text, tokens, .. } => Piece::Text { choice, text, tokens },
+        Piece::Text { text, tokens, count, .. } => Piece::Text { choice, text, tokens, count },
         Piece::Ended { reason, .. } => Piece::Ended { choice, reason },
         other => other,
     }

@@ -279,6 +279,7 @@ impl Steps {
             number: self.numbers,
             drafter: self.drafting.drafter(),
             last_token: None,
+            untold: 0,
             failed_before: false,
             is_batch: group.caller.priority == crate::Priority::Batch,
         }

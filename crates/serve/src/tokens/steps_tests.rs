@@ -109,11 +109,12 @@ type Outcome = (Vec<(String, FinishReason)>, u32, TokenUsage);
 /// What came of a request: its answers' texts and ends, and what it took; or its error.
 fn outcome(told: &mut Told) -> Result<Outcome> {
     let mut texts: BTreeMap<u32, (String, Option<FinishReason>)> = BTreeMap::new();
-    let mut begun = None;
+    let (mut begun, mut counted) = (None, 0);
     loop {
         match told.try_recv().expect("every request has an end")? {
             Piece::Begun { cached_tokens, .. } => assert!(begun.replace(cached_tokens).is_none(), "it begins once"),
-            Piece::Text { choice, text, .. } => {
+            Piece::Text { choice, text, count, .. } => {
+                counted += count;
                 let answer = texts.entry(choice).or_default();
                 assert!(begun.is_some() && answer.1.is_none());
                 answer.0.push_str(&text);
@@ -123,6 +124,8 @@ fn outcome(told: &mut Told) -> Result<Outcome> {
             }
             Piece::Done(usage) => {
                 assert!(told.try_recv().is_err(), "nothing comes after the end");
+                // An end has no text, and not all answers are told.
+                assert!(counted <= usage.completion_tokens);
                 let texts = texts.into_values().map(|(text, reason)| (text, reason.unwrap())).collect();
                 return Ok((texts, begun.unwrap(), usage));
             }
@@ -245,6 +248,23 @@ fn an_answer_that_cannot_go_on_ends_alone() {
     };
     assert!(matches!(error, Error::Invalid(_)));
     assert_eq!(outcome(&mut other).unwrap().0, [alone(&text(1, 20), None, 30, 2048)]);
+}
+
+#[test]
+fn every_token_of_the_text_is_counted_once() {
+    let mut bench = Bench::new(LIMITS, true, settings());
+    let mut told = bench.one(&text(1, 20), 12);
+    bench.finish();
+    let (mut counted, mut took) = (0, 0);
+    while let Ok(piece) = told.try_recv() {
+        match piece.unwrap() {
+            Piece::Text { count, .. } => counted += count,
+            Piece::Ended { reason, .. } => assert_eq!(reason, FinishReason::Length),
+            Piece::Done(usage) => took = usage.completion_tokens,
+            Piece::Begun { .. } => {}
+        }
+    }
+    assert_eq!((counted, took), (12, 12));
 }
 
 #[test]

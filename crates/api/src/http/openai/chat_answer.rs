@@ -1,7 +1,7 @@
 //! The pieces of an answer as a chat's completion: whole, or in chunks.
 
 use serde_json::{Map, Value, json};
-use wattle_serve::language::{Alternative, Chosen, Piece};
+use wattle_serve::language::{Alternative, Chosen, Piece, TokenUsage};
 
 use super::{new_id, now, usage::usage};
 use crate::language::{Delta, Ending, Reader, Reading};
@@ -27,11 +27,11 @@ impl Choice {
     }
 
     /// What a piece of this choice's grows it by.
-    fn take(&mut self, text: &str, chosen: &[Chosen]) -> Vec<Delta> {
+    fn take(&mut self, text: &str, chosen: &[Chosen], count: u32) -> Vec<Delta> {
         if let Some(tokens) = &mut self.tokens {
             tokens.extend(chosen.iter().map(token));
         }
-        self.reader.take(text)
+        self.reader.read(text, count)
     }
 }
 
@@ -48,9 +48,9 @@ impl Chunks {
                 let delta = json!({"role": "assistant", "content": ""});
                 return (0..self.choices.len()).map(|index| self.chunk(index, &delta, &Value::Null)).collect();
             }
-            Piece::Text { choice, text, tokens } => {
+            Piece::Text { choice, text, tokens, count } => {
                 let Some(grown) = self.choices.get_mut(choice as usize) else { return Vec::new() };
-                (choice, grown.take(&text, &tokens))
+                (choice, grown.take(&text, &tokens, count))
             }
             Piece::Ended { choice, reason } => {
                 let Some(ended) = self.choices.get_mut(choice as usize) else { return Vec::new() };
@@ -59,7 +59,7 @@ impl Chunks {
             Piece::Done(_) if !self.tells_usage => return Vec::new(),
             Piece::Done(took) => {
                 let mut chunk = self.frame(&json!([]));
-                chunk["usage"] = usage(&took);
+                chunk["usage"] = told_usage(&took, self.choices.iter());
                 return vec![chunk];
             }
         };
@@ -132,9 +132,9 @@ impl Whole {
     pub(super) fn take(&mut self, piece: Piece) {
         match piece {
             Piece::Begun { .. } => {}
-            Piece::Text { choice, text, tokens } => {
+            Piece::Text { choice, text, tokens, count } => {
                 if let Some((choice, gathered)) = self.choices.get_mut(choice as usize) {
-                    gathered.add(choice.take(&text, &tokens));
+                    gathered.add(choice.take(&text, &tokens, count));
                 }
             }
             Piece::Ended { choice, reason } => {
@@ -142,7 +142,7 @@ impl Whole {
                     gathered.add(choice.reader.end(reason));
                 }
             }
-            Piece::Done(took) => self.usage = usage(&took),
+            Piece::Done(took) => self.usage = told_usage(&took, self.choices.iter().map(|(choice, _)| choice)),
         }
     }
 
@@ -203,6 +203,14 @@ impl Gathered {
     }
 }
 
+/// What it took, with how much of that was thought.
+fn told_usage<'a>(took: &TokenUsage, choices: impl Iterator<Item = &'a Choice>) -> Value {
+    let mut told = usage(took);
+    let reasoning_tokens: u32 = choices.map(|choice| choice.reader.reasoning_tokens()).sum();
+    told["completion_tokens_details"] = json!({"reasoning_tokens": reasoning_tokens});
+    told
+}
+
 fn finish(ending: &Ending) -> &'static str {
     match ending {
         Ending::Stop | Ending::StopString(_) => "stop",
@@ -215,7 +223,7 @@ fn logprobs(tokens: Option<Vec<Value>>) -> Value {
     tokens.map_or(Value::Null, |tokens| json!({"content": tokens, "refusal": null}))
 }
 
-fn token(chosen: &Chosen) -> Value {
+pub(super) fn token(chosen: &Chosen) -> Value {
     let mut told = one(&chosen.bytes, chosen.logprob);
     let others = |other: &Alternative| one(&other.bytes, other.logprob);
     told["top_logprobs"] = chosen.alternatives.iter().map(others).collect();
@@ -232,15 +240,15 @@ pub(super) fn finite(logprob: f32) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use wattle_core::{Energy, Label, LanguageModel};
-    use wattle_serve::language::{FinishReason, TokenUsage};
+    use wattle_serve::language::FinishReason;
 
     use super::*;
     use crate::language::{Conversation, Message, Role, Template, Tool};
 
-    fn reading() -> Reading {
+    pub(in crate::http::openai) fn reading() -> Reading {
         let template = "{{ messages }}{{ tools }}<tool_call>{% if false %}</think>{% endif %}";
         let model = LanguageModel {
             architecture: "llama".into(),
@@ -267,7 +275,7 @@ mod tests {
     }
 
     fn pieces() -> Vec<Piece> {
-        let text = |text: &str| Piece::Text { choice: 0, text: text.into(), tokens: Vec::new() };
+        let text = |text: &str| Piece::Text { choice: 0, text: text.into(), tokens: Vec::new(), count: 2 };
         let energy =
             Energy { joules_low: 1.0, joules: 2.0, joules_high: 3.0, label: Label::Estimated, source: "m".into() };
         let took = TokenUsage {
@@ -301,7 +309,7 @@ mod tests {
         assert_eq!((&choice["finish_reason"], &choice["logprobs"]), (&json!("tool_calls"), &Value::Null));
         let usage = json!({
             "prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12,
-            "prompt_tokens_details": {"cached_tokens": 2},
+            "prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 4},
             "energy": {"joules": {"low": 1.0, "mid": 2.0, "high": 3.0}, "label": "estimated", "source": "m"}
         });
         assert_eq!(told["usage"], usage);
@@ -334,6 +342,7 @@ mod tests {
             choice: 0,
             text: text.into(),
             tokens: vec![Chosen { token: 1, bytes: text.into(), logprob: f32::NEG_INFINITY, alternatives: Vec::new() }],
+            count: 1,
         };
         assert!(chunks.take(piece("<tool")).is_empty());
         let told = chunks.take(piece("box"));

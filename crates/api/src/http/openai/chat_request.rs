@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The most tools of one call, OpenAI's.
-const MAX_TOOLS: usize = 128;
+pub(super) const MAX_TOOLS: usize = 128;
 
 /// The body of `POST /v1/chat/completions`. Fields that are not here have no effect and are passed over.
 #[derive(Debug, Deserialize)]
@@ -102,18 +102,13 @@ impl Request {
         }
         let tools = tools.map(tool).collect::<Result<Vec<_>>>()?;
         let mut variables = self.chat_template_kwargs.clone().unwrap_or_default();
-        if let Some(effort) = &self.reasoning_effort {
-            variables.entry("reasoning_effort").or_insert_with(|| effort.as_str().into());
-            if effort == "none" {
-                variables.entry("enable_thinking").or_insert(false.into());
-            }
-        }
+        set_effort(self.reasoning_effort.as_deref(), &mut variables);
         Ok(Conversation {
             messages,
             tools,
             tool_choice: self.tool_choice.as_ref().map_or(Ok(ToolChoice::Auto), tool_choice)?,
             parallel_calls: self.parallel_tool_calls.unwrap_or(true),
-            format: format(self.response_format.as_ref(), &self.parameters)?,
+            format: format("response_format", self.response_format.as_ref(), "/json_schema/schema", &self.parameters)?,
             continues: self.continue_final_message.unwrap_or(false),
             variables,
         })
@@ -195,21 +190,35 @@ fn tool(form: &ToolForm) -> Result<Tool> {
     let function = form.function.as_ref().filter(|_| form.kind == "function");
     let function =
         function.ok_or_else(|| ApiError::invalid("a tool must be {\"type\": \"function\", \"function\": …}"))?;
+    checked_tool(&function.name, function.description.as_deref(), function.parameters.as_ref())
+}
+
+/// A tool, whose name and parameters can be written into a prompt and a grammar.
+///
+/// # Errors
+/// If they cannot.
+pub(super) fn checked_tool(name: &str, description: Option<&str>, parameters: Option<&Value>) -> Result<Tool> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if function.name.is_empty() || function.name.len() > 64 || !function.name.bytes().all(known) {
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(known) {
         return Err(ApiError::invalid("a tool's name must have 1 to 64 letters, digits, - _ and ."));
     }
-    let parameters = match &function.parameters {
-        None => serde_json::json!({"type": "object", "properties": {}}),
+    let parameters = match parameters {
+        None | Some(Value::Null) => serde_json::json!({"type": "object", "properties": {}}),
         Some(schema @ Value::Object(_)) => schema.clone(),
         Some(_) => {
-            return Err(ApiError::invalid(format!(
-                "the parameters of the tool {} must be a JSON Schema",
-                function.name
-            )));
+            return Err(ApiError::invalid(format!("the parameters of the tool {name} must be a JSON Schema")));
         }
     };
-    Ok(Tool { name: function.name.clone(), description: function.description.clone(), parameters })
+    Ok(Tool { name: name.to_owned(), description: description.map(str::to_owned), parameters })
+}
+
+/// Tells the template how much the model is to think.
+pub(super) fn set_effort(effort: Option<&str>, variables: &mut Map<String, Value>) {
+    let Some(effort) = effort else { return };
+    variables.entry("reasoning_effort").or_insert_with(|| effort.into());
+    if effort == "none" {
+        variables.entry("enable_thinking").or_insert(false.into());
+    }
 }
 
 fn tool_choice(choice: &Value) -> Result<ToolChoice> {
@@ -226,21 +235,27 @@ fn tool_choice(choice: &Value) -> Result<ToolChoice> {
     }
 }
 
-/// The form of the answer: `response_format`, or vLLM's `guided_regex` and `guided_grammar` (in Lark's form).
-pub(super) fn format(response: Option<&Value>, parameters: &Parameters) -> Result<Format> {
-    let asked = match response {
+/// The form of the answer: the field of this name, in which a schema is at `schema`, or vLLM's `guided_regex` and
+/// `guided_grammar` (in Lark's form).
+///
+/// # Errors
+/// If there is no such form, or several are asked for.
+pub(super) fn format(field: &str, asked: Option<&Value>, schema: &str, parameters: &Parameters) -> Result<Format> {
+    let asked = match asked {
         None | Some(Value::Null) => Format::Text,
         Some(format) => match format["type"].as_str() {
             Some("text") => Format::Text,
             Some("json_object") => Format::Json,
             Some("json_schema") => {
-                let schema = &format["json_schema"]["schema"];
-                if !schema.is_object() && !schema.is_boolean() {
-                    return Err(ApiError::invalid("response_format.json_schema.schema must be a JSON Schema"));
-                }
-                Format::Schema(schema.clone())
+                let found = format.pointer(schema).filter(|schema| schema.is_object() || schema.is_boolean());
+                let found = found.ok_or_else(|| {
+                    ApiError::invalid(format!("{field}{} must be a JSON Schema", schema.replace('/', ".")))
+                })?;
+                Format::Schema(found.clone())
             }
-            _ => return Err(ApiError::invalid("response_format.type must be text, json_object or json_schema")),
+            _ => {
+                return Err(ApiError::invalid(format!("{field}.type must be text, json_object or json_schema")));
+            }
         },
     };
     let mut all = [
@@ -253,7 +268,7 @@ pub(super) fn format(response: Option<&Value>, parameters: &Parameters) -> Resul
     match (all.next(), all.next()) {
         (None, _) => Ok(Format::Text),
         (Some(format), None) => Ok(format),
-        (Some(_), Some(_)) => Err(ApiError::invalid("send one of response_format, guided_regex and guided_grammar")),
+        (Some(_), Some(_)) => Err(ApiError::invalid(format!("send one of {field}, guided_regex and guided_grammar"))),
     }
 }
 

@@ -55,7 +55,7 @@ impl Completion {
     pub(super) fn gather(&mut self, prompt: usize, piece: Piece) {
         match piece {
             Piece::Begun { .. } => {}
-            Piece::Text { choice, text, tokens } => {
+            Piece::Text { choice, text, tokens, .. } => {
                 let index = self.index(prompt, choice);
                 if let Some(choice) = self.gathered.get_mut(index) {
                     choice.text += &text;
@@ -99,7 +99,7 @@ impl Completion {
                         .collect()
                 }
             },
-            Piece::Text { choice, text, tokens } => {
+            Piece::Text { choice, text, tokens, .. } => {
                 let index = self.index(prompt, choice);
                 let Some(choice) = self.gathered.get_mut(index) else { return Vec::new() };
                 let logprobs = logprobs(&tokens, &mut choice.offset);

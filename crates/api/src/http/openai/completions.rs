@@ -102,7 +102,12 @@ fn prepare(request: Request) -> Result<(Vec<Generate>, Vec<String>)> {
     }
     let mut parameters = request.parameters;
     parameters.max_tokens = parameters.max_completion_tokens.or(parameters.max_tokens).or(Some(PLAIN_TOKENS));
-    let constraint = Template::constraint(&chat_request::format(request.response_format.as_ref(), &parameters)?);
+    let constraint = Template::constraint(&chat_request::format(
+        "response_format",
+        request.response_format.as_ref(),
+        "/json_schema/schema",
+        &parameters,
+    )?);
     let prompts = request.prompt.prompts();
     let answers = prompts.len().saturating_mul(parameters.n.unwrap_or(1).max(1) as usize);
     if prompts.is_empty() || answers > MAX_ANSWERS {

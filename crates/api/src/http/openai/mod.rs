@@ -1,4 +1,4 @@
-//! OpenAI's protocol: chats, completions, embeddings and the list of models. A model's name is its deployment's.
+//! OpenAI's protocol: responses, chats, completions, embeddings and the list of models. A model's name is its deployment's.
 //!
 //! Source: OpenAI's API reference, <https://platform.openai.com/docs/api-reference>; what other servers add to it
 //! (`top_k`, `min_p`, `chat_template_kwargs`, `guided_regex`, …) has their names.
@@ -12,12 +12,16 @@ mod embeddings;
 mod error;
 mod models;
 mod parameters;
+mod response_answer;
+mod response_request;
+mod responses;
 mod usage;
 
 pub(super) use chat::create as chat;
 pub(super) use completions::create as completions;
 pub(super) use embeddings::create as embeddings;
 pub(super) use models::{list as models, show as model};
+pub(super) use responses::create as responses;
 
 use bytes::Bytes;
 use serde_json::Value;

@@ -5,8 +5,7 @@ use wattle_serve::language::TokenUsage;
 
 use crate::http::language::energy_json;
 
-/// `usage`, with the energy beside the tokens where it is known. Tokens of thoughts are not counted apart from others:
-/// the text of an answer does not tell its tokens.
+/// `usage`, with the energy beside the tokens where it is known.
 pub(super) fn usage(usage: &TokenUsage) -> Value {
     let mut told = json!({
         "prompt_tokens": usage.prompt_tokens,

@@ -44,6 +44,16 @@ pub(super) fn operations() -> Vec<Operation> {
             .answers(StatusCode::OK, "The answer; with `stream`, its chunks.", &answer())
             .or_as(StatusCode::OK, "text/event-stream", &events())
             .fails(&FAILURES),
+        context(openai("post", "/v1/responses", "Answer with text, thoughts and calls of tools"))
+            .says(
+                "Nothing is stored: `input` has the whole conversation, the items of earlier `output` among it, and `previous_response_id`, `conversation`, \
+                 `prompt` and `background` are refused. Tools are the caller's own functions; `text.format` takes `json_schema`. Of other servers' \
+                 additions there are those of chats. `usage.energy` tells joules.",
+            )
+            .takes(&response(), &json!({"model": "chat", "input": "Hello!"}))
+            .answers(StatusCode::OK, "The response; with `stream`, its events.", &responded())
+            .or_as(StatusCode::OK, "text/event-stream", &events())
+            .fails(&FAILURES),
         context(openai("post", "/v1/completions", "Continue texts"))
             .says(
                 "Without a template: names of special tokens in a text mean these tokens. `echo` cannot stand beside `logprobs` or a prompt of tokens, and there is no `suffix`.",
@@ -96,6 +106,41 @@ fn chat() -> Value {
             "logprobs": {"type": "boolean"},
             "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
             "stream": {"type": "boolean", "default": false},
+        },
+    })
+}
+
+fn response() -> Value {
+    json!({
+        "type": "object",
+        "required": ["model", "input"],
+        "properties": {
+            "model": named("Name"),
+            "input": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
+            "instructions": {"type": "string"},
+            "tools": {"type": "array", "items": {"type": "object"}},
+            "tool_choice": {"type": ["string", "object"]},
+            "parallel_tool_calls": {"type": "boolean", "default": true},
+            "text": {"type": "object"},
+            "reasoning": {"type": "object"},
+            "max_output_tokens": {"type": "integer", "minimum": 1},
+            "temperature": {"type": "number", "minimum": 0},
+            "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
+            "stream": {"type": "boolean", "default": false},
+        },
+    })
+}
+
+fn responded() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "created_at": {"type": "integer"},
+            "model": {"type": "string"},
+            "status": {"enum": ["completed", "incomplete"]},
+            "output": {"type": "array", "items": {"type": "object"}},
+            "usage": {"type": "object"},
         },
     })
 }
