@@ -71,14 +71,13 @@ class Responses(unittest.TestCase):
         self.assertEqual(events[0].response.id, events[-1].response.id)
 
     def test_the_clients_own_stream_ends_with_the_response(self):
-        choice = {"type": "json_schema", "name": "person", "schema": Person.model_json_schema(), "strict": True}
         with self.client.responses.stream(
-            model="tiny", input="Who?", text={"format": choice}, max_output_tokens=200
+            model="tiny", input="Who?", text_format=Person, max_output_tokens=200
         ) as stream:
             text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
             response = stream.get_final_response()
         self.assertEqual((response.status, response.output_text), ("completed", text))
-        Person.model_validate_json(text)
+        self.assertIsInstance(response.output_parsed, Person)
 
     def test_the_clients_own_models_are_parsed(self):
         response = self.client.responses.parse(model="tiny", input="Who?", text_format=Person, max_output_tokens=200)
