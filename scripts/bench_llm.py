@@ -202,7 +202,7 @@ def residency(arguments, folder):
         one_bytes = total(metrics, r"wattle_model_resident_bytes\{.*")
     # Three, and what rounding and a grown buffer take.
     with Wattle(arguments.wattle, "--memory-budget", f"{int(3.2 * one_bytes / 2**20)}MiB") as server:
-        before = resident(server)
+        before, before_anonymous = resident(server), resident(server, "Pss_Anon")
         for seed, name in enumerate(names):
             deploy(server, seed, name)
         drawn = random.Random(1)
@@ -215,6 +215,7 @@ def residency(arguments, folder):
         loads = total(metrics, r"wattle_model_load_duration_seconds_count\{.*")
         evictions = total(metrics, r'wattle_model_evictions_total\{.*reason="room".*')
         joules = total(metrics, r'wattle_energy_joules_total\{.*component="load".*')
+        most = resident(server)
         for name in names:
             request = urllib.request.Request(f"{server.url}/api/v1/deployments/{name}/unload", method="POST", data=b"")
             urllib.request.urlopen(request, timeout=60).close()
@@ -222,11 +223,14 @@ def residency(arguments, folder):
         while after > 1.1 * before and time.monotonic() < deadline:
             time.sleep(0.5)
             after = resident(server)
+        after_anonymous = resident(server, "Pss_Anon")
     report = {
         "model_mb": one_bytes / 2**20, "requests": len(answers), "failed": len(failed), "seconds": seconds,
         "loads": loads, "load_seconds": total(metrics, r"wattle_model_load_duration_seconds_sum\{.*"),
         "evictions": evictions,
-        "load_joules": joules, "resident_before_mb": before, "resident_after_mb": after,
+        "load_joules": joules, "resident_before_mb": before, "resident_with_models_mb": most,
+        "resident_after_mb": after, "not_from_files_before_mb": before_anonymous,
+        "not_from_files_after_mb": after_anonymous,
         "first_p50_ms": 1000 * speech.quantile([one.first_seconds or 0 for one in answers], 0.5),
         "first_p95_ms": 1000 * speech.quantile([one.first_seconds or 0 for one in answers], 0.95),
     }  # fmt: skip
@@ -239,8 +243,9 @@ def residency(arguments, folder):
     return report
 
 
-def resident(server):
-    """Megabytes of the server and all its children, of what they share with others their part."""
+def resident(server, key="Pss"):
+    """Megabytes of the server and all its children, of what they share with others their part; of the key `Pss_Anon`, without
+    what is in files as well."""
     tree = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], check=True, stdout=subprocess.PIPE, text=True).stdout
     pairs = [tuple(map(int, line.split())) for line in tree.splitlines()]
     own = server.process.pid
@@ -250,7 +255,7 @@ def resident(server):
             rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        megabytes += int(re.search(r"^Pss: +(\d+)", rollup, re.M).group(1)) / 1024
+        megabytes += int(re.search(rf"^{key}: +(\d+)", rollup, re.M).group(1)) / 1024
     return megabytes
 
 

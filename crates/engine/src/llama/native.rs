@@ -371,12 +371,16 @@ impl Context {
         log::listen(|| {
             // SAFETY: the context is borrowed mutably.
             let size = unsafe { sys::llama_state_seq_get_size(self.raw(), sequence as i32) };
-            out.resize(start + size, 0);
-            let place = &mut out[start..];
-            // SAFETY: the place has `size` bytes, and no more are written.
-            size > 0
-                && size
-                    == unsafe { sys::llama_state_seq_get_data(self.raw(), place.as_mut_ptr(), size, sequence as i32) }
+            out.reserve_exact(size);
+            let place = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+            // SAFETY: the place has `size` bytes or more, and no more are written.
+            let written = unsafe { sys::llama_state_seq_get_data(self.raw(), place, size, sequence as i32) };
+            let whole = size > 0 && written == size;
+            if whole {
+                // SAFETY: so many bytes were written just now, within the capacity.
+                unsafe { out.set_len(start + size) };
+            }
+            whole
         })
     }
 

@@ -1,4 +1,4 @@
-//! What a sequence holds, as bytes that may lie on a disk: a header that says whose they are, and a digest over all of it.
+//! What a sequence holds, as bytes that may lie on a disk: a header that says whose they are, and a checksum of all of it.
 //!
 //! llama.cpp reads within the bytes that it is given and checks shapes, but takes the numbers for what they say; so it sees
 //! only bytes that this engine's model wrote, whole and unchanged.
@@ -8,11 +8,11 @@ use sha2::{Digest as _, Sha256};
 use crate::{Error, Result};
 
 /// The first bytes, with the format's version.
-const MAGIC: &[u8; 8] = b"WATTLEs1";
-/// Magic, owner, number of tokens, length of what llama.cpp wrote, digest of all but itself.
-const HEADER_BYTES: usize = 8 + 32 + 4 + 8 + 32;
-/// Where the digest begins.
-const DIGEST_AT: usize = HEADER_BYTES - 32;
+const MAGIC: &[u8; 8] = b"WATTLEs2";
+/// Magic, owner, number of tokens, length of what llama.cpp wrote, checksum of all but itself.
+const HEADER_BYTES: usize = 8 + 32 + 4 + 8 + 16;
+/// Where the checksum begins.
+const CHECKSUM_AT: usize = HEADER_BYTES - 16;
 
 /// Who can read what was saved: the same model, of the same llama.cpp, with cells of the same kind and as many stores of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +42,8 @@ pub(super) fn seal(saved: &mut [u8], owner: Owner, tokens: u32) {
     saved[8..40].copy_from_slice(&owner.0);
     saved[40..44].copy_from_slice(&tokens.to_le_bytes());
     saved[44..52].copy_from_slice(&payload_bytes.to_le_bytes());
-    let digest = digest(saved);
-    saved[DIGEST_AT..HEADER_BYTES].copy_from_slice(&digest);
+    let checksum = checksum(saved);
+    saved[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum);
 }
 
 /// The number of tokens, and what llama.cpp wrote.
@@ -62,7 +62,7 @@ pub(super) fn open(saved: &[u8], owner: Owner) -> Result<(u32, &[u8])> {
     if payload_bytes != payload.len() as u64 {
         return Err(refuse("it was cut off, or something follows it"));
     }
-    if header[DIGEST_AT..] != digest(saved) {
+    if header[CHECKSUM_AT..] != checksum(saved) {
         return Err(refuse("its bytes have changed"));
     }
     if header[8..40] != owner.0 {
@@ -71,11 +71,13 @@ pub(super) fn open(saved: &[u8], owner: Owner) -> Result<(u32, &[u8])> {
     Ok((field(40), payload))
 }
 
-fn digest(saved: &[u8]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(&saved[..DIGEST_AT]);
-    hash.update(&saved[HEADER_BYTES..]);
-    hash.finalize().into()
+/// XXH3 of 128 bits, as fast as memory: sequences come and go in the time of a step. Whoever could write another state into the
+/// folder could write its checksum too, so that one against intent would guard nothing.
+fn checksum(saved: &[u8]) -> [u8; 16] {
+    let mut hash = twox_hash::xxhash3_128::Hasher::new();
+    hash.write(&saved[..CHECKSUM_AT]);
+    hash.write(&saved[HEADER_BYTES..]);
+    hash.finish_128().to_le_bytes()
 }
 
 #[cfg(test)]
