@@ -311,6 +311,46 @@ class Trouble(unittest.TestCase):
         self.assertGreater(outcomes.count("refused"), 0)
         self.assertEqual(self.post("other").status_code, 200)
 
+    def test_ten_thousand_calls_end_and_nobody_else_waits_for_them(self):
+        body = json.dumps({"model": "other", "prompt": "once", "max_tokens": 2}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {self.server.address}\r\nContent-Type: application/json\r\n"
+        request = f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+        # The client's own end: fewer than the server takes.
+        sockets = asyncio.Semaphore(3000)
+
+        async def ask():
+            async with sockets:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+                writer.write(request)
+                answer = await asyncio.wait_for(reader.read(), 120)
+                writer.close()
+            status = int(answer.split(b" ", 2)[1])
+            if status != 200:
+                self.assertIn(status, [429, 503])
+                self.assertIn(b"retry-after: ", answer)
+            return status
+
+        async def watch(crowd):
+            seconds = []
+            while not crowd.done():
+                started = time.monotonic()
+                answer = await asyncio.to_thread(self.post, "tiny", max_tokens=1)
+                self.assertEqual(answer.status_code, 200)
+                seconds.append(time.monotonic() - started)
+                await asyncio.sleep(0.05)
+            return seconds
+
+        async def run():
+            crowd = asyncio.gather(*(ask() for _ in range(10_000)))
+            return await asyncio.gather(crowd, watch(crowd))
+
+        statuses, seconds = asyncio.run(run())
+        self.assertEqual(len(statuses), 10_000)
+        self.assertGreater(statuses.count(200), 0)
+        self.assertGreater(len(seconds), 1)
+        self.assertLess(max(seconds), 20)
+        self.assertEqual(self.post("other").status_code, 200)
+
     def test_a_file_that_is_none_is_refused(self):
         for name, bytes_ in [("short", b"GGUF"), ("wrong", b"GGUF" + b"\xff" * 400)]:
             file = self.server.path(f"{name}.gguf")

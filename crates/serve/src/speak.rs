@@ -58,8 +58,9 @@ impl Server {
             let (texts, asker) = (texts.clone(), asker.clone());
             async move { speaker.embed(texts, asker).await }.boxed()
         };
-        let (_, mut embedded) =
+        let (loaded, mut embedded) =
             self.speak(call.shared(), ask).await.inspect_err(|error| self.ended(call.shared(), Err(error)))?;
+        loaded.has_answered.store(true, Relaxed);
         self.ended(call.shared(), Ok(()));
         let served = call.replica().served();
         served.account(&Batch {

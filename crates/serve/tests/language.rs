@@ -6,7 +6,7 @@
 #[path = "../../engine/tests/llama/models.rs"]
 mod models;
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use futures::{StreamExt, future::join_all};
 use models::Decoder;
@@ -137,6 +137,22 @@ async fn eight_at_once_say_what_each_says_alone() {
             assert!(statistics.preemptions > 0 || statistics.evicted_tokens > 0, "{statistics:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_waits_until_it_is_its_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let processors = folder.path().join("processors");
+    fs::create_dir(&processors).unwrap();
+    // Another model's step, which another one waits for already.
+    let others = fs::File::create(processors.join("next")).unwrap();
+    others.lock().unwrap();
+    let speaker =
+        load(&folder.path().join("model.gguf"), &SpeakerSettings { processors: Some(processors), ..settings() });
+    let mut asked = Box::pin(say(&speaker, greedy("once", 4)));
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut asked).await.is_err());
+    others.unlock().unwrap();
+    assert_eq!(asked.await.unwrap().tokens.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

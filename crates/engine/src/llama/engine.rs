@@ -49,8 +49,6 @@ struct Generator {
     rows: u32,
     /// Whether every sequence has cells of its own.
     divided: bool,
-    /// What a sequence holds, on its way to another one.
-    copied: Vec<u8>,
 }
 
 impl LlamaEngine {
@@ -189,7 +187,6 @@ impl Generator {
             lengths: vec![0; sequences as usize],
             rows: settings.rows,
             divided,
-            copied: Vec::new(),
         })
     }
 
@@ -338,7 +335,7 @@ impl Generator {
 
     /// Leaves `to` empty if it fails; whoever goes on with it is told so.
     fn copy(&mut self, from: SequenceId, to: SequenceId, tokens: u32) {
-        let (whole, heard) = self.context.copy(from.0, to.0, &mut self.copied);
+        let (whole, heard) = self.context.copy(from.0, to.0);
         let length = self.length(from);
         if whole && self.context.length(to.0) == length && (tokens == length || self.context.cut(to.0, tokens)) {
             self.lengths[to.0 as usize] = tokens;

@@ -322,21 +322,14 @@ impl Context {
         unsafe { sys::llama_memory_seq_cp(sys::llama_get_memory(self.raw()), from as i32, to as i32, 0, tokens as i32) }
     }
 
-    /// Copies all of a sequence to another one, which is empty, by way of `between`; `false`, and anything may be in `to`, if
-    /// llama.cpp cannot.
-    pub(super) fn copy(&mut self, from: u32, to: u32, between: &mut Vec<u8>) -> (bool, log::Heard) {
-        log::listen(|| {
-            // SAFETY: the context is borrowed mutably.
-            let size = unsafe { sys::llama_state_seq_get_size(self.raw(), from as i32) };
-            if between.len() < size {
-                between.resize(size, 0);
-            }
-            let place = between.as_mut_ptr();
-            // SAFETY: the place has `size` bytes or more, and no more are written.
-            let written = unsafe { sys::llama_state_seq_get_data(self.raw(), place, size, from as i32) };
-            // SAFETY: so many bytes were written just now, and no more are read.
-            written == size && size == unsafe { sys::llama_state_seq_set_data(self.raw(), place, size, to as i32) }
-        })
+    /// Copies all of a sequence to another one, which is empty; `false`, and anything may be in `to`, if llama.cpp cannot.
+    pub(super) fn copy(&mut self, from: u32, to: u32) -> (bool, log::Heard) {
+        let mut between = Vec::new();
+        let (whole, heard) = self.save(from, &mut between);
+        if !whole {
+            return (false, heard);
+        }
+        self.restore(to, &between)
     }
 
     /// Lets the tokens of a sequence from `start` on go; `false` if its memory cannot be cut there.

@@ -97,7 +97,7 @@ impl Steps {
             // What the engine computes well may take a little longer.
             let chunk = self.engine.chunk_tokens() as usize;
             let most = if fits < chunk && chunk <= 2 * fits { chunk.min(left) } else { fits.min(left) };
-            parts.extend(self.read(most));
+            parts.extend(self.read(most, left - most));
             // Cells that are free, or can be.
             let free = (self.limits.cells - self.tree.used_by_running()) as usize;
             fit(&mut parts, free);
@@ -134,8 +134,10 @@ impl Steps {
     }
 
     /// Parts of prompts, so many tokens in all: half for the one that has waited longest, and then the shortest first, for
-    /// which the others wait the least. Where half is less than the engine computes well, both have turns.
-    fn read(&self, most: usize) -> Vec<Part> {
+    /// which the others wait the least. Where half is less than the engine computes well, both have turns. A prompt that is
+    /// nearly read is read to its end, with a few tokens `more`.
+    fn read(&self, most: usize, more: usize) -> Vec<Part> {
+        let ending = (most / 4).min(more);
         let mut reading: Vec<(usize, &Branch)> =
             self.running.iter().enumerate().filter(|(_, branch)| branch.pending() > 1).collect();
         let mut given = vec![0; self.running.len()];
@@ -150,11 +152,14 @@ impl Steps {
             given[oldest] = self.running[oldest].pending().min(half);
             left -= given[oldest];
         }
+        let mut left_for_ends = left + ending;
         reading.sort_by_key(|(_, branch)| (branch.is_batch, branch.pending(), branch.number));
         for (index, branch) in &reading {
-            let more = (branch.pending() - given[*index]).min(left);
-            given[*index] += more;
-            left -= more;
+            let pending = branch.pending() - given[*index];
+            let taken = if left > 0 && pending <= left_for_ends { pending } else { pending.min(left) };
+            given[*index] += taken;
+            left = left.saturating_sub(taken);
+            left_for_ends -= taken;
         }
         let parts = reading.iter().filter(|(index, _)| given[*index] > 0).map(|(index, branch)| Part {
             branch: *index,

@@ -12,8 +12,9 @@ const NGRAM: std::ops::RangeInclusive<usize> = 2..=4;
 const LEARNING: f64 = 0.2;
 /// How much it changes what is expected of other answers' drafts.
 const LEARNING_OF_ALL: f64 = 0.02;
-/// After so many steps without a draft, one of the answers in them tries one again.
-const TRY_AGAIN: usize = 32;
+/// After so many steps without a draft, one of the answers in them tries one again; after twice as many each time that it was
+/// wrong, up to the second number.
+const TRY_AGAIN: (usize, usize) = (32, 1024);
 /// How long such a try is.
 const TRIED: usize = 2;
 
@@ -22,24 +23,28 @@ const TRIED: usize = 2;
 pub(super) struct Drafter {
     /// The chance that a drafted token is the one that is chosen, if all before it were.
     rate: f64,
+    /// Steps since the last draft.
     since: usize,
+    /// Steps until one is tried although it may not pay.
+    patience: usize,
 }
 
 /// How drafts of all answers fare, which is what is expected of the next answer's.
 #[derive(Debug)]
 pub(super) struct Drafting {
     rate: f64,
+    patience: usize,
 }
 
 impl Drafting {
     pub(super) fn new() -> Drafting {
         // As likely as not, until it is known better.
-        Drafting { rate: 0.5 }
+        Drafting { rate: 0.5, patience: TRY_AGAIN.0 }
     }
 
     /// For an answer of which nothing is known yet.
     pub(super) fn drafter(&self) -> Drafter {
-        Drafter { rate: self.rate, since: 0 }
+        Drafter { rate: self.rate, since: 0, patience: self.patience }
     }
 
     /// Notes how many of an answer's drafted tokens were right.
@@ -50,6 +55,8 @@ impl Drafting {
             drafter.rate += LEARNING * (right - drafter.rate);
             self.rate += LEARNING_OF_ALL * (right - self.rate);
         }
+        let patience = if accepted > 0 { TRY_AGAIN.0 } else { (2 * drafter.patience).min(TRY_AGAIN.1) };
+        (drafter.patience, self.patience) = (patience, patience);
     }
 }
 
@@ -58,7 +65,7 @@ impl Drafter {
     pub(super) fn draft<'a>(&mut self, tokens: &'a [Token], most: usize, rows: usize, pace: &Pace) -> &'a [Token] {
         self.since += 1;
         let paid = self.paying(rows, pace);
-        let most = if paid == 0 && self.since >= TRY_AGAIN * rows { TRIED.min(most) } else { paid.min(most) };
+        let most = if paid == 0 && self.since >= self.patience * rows { TRIED.min(most) } else { paid.min(most) };
         let draft = if most == 0 { &[] } else { look_up(tokens, most) };
         if !draft.is_empty() {
             self.since = 0;
@@ -114,7 +121,7 @@ mod tests {
         let mut drafting = Drafting::new();
         let mut drafter = drafting.drafter();
         let mut drafted = 0;
-        for _ in 0..800 {
+        for _ in 0..8000 {
             let draft = drafter.draft(&tokens, 8, 8, &pace).len();
             drafted += draft;
             if draft > 0 {
