@@ -160,13 +160,15 @@ impl Generator {
         settings: &Settings,
         footprint: &mut Footprint,
     ) -> Result<Generator> {
-        let contexts = settings.cells / context_tokens(model, settings).next_multiple_of(256);
+        // llama.cpp rounds up to so many.
+        let context_cells = context_tokens(model, settings).next_multiple_of(256);
+        let contexts = settings.cells / context_cells;
         // The state of a recurrent layer, and what no window sees any more, is not copied.
         let divided = contexts >= LEAST_CONTEXTS && !model.is_recurrent() && model.window_tokens() == 0;
         let sequences = if divided { settings.sequences.min(contexts) } else { settings.sequences };
         let shape = Shape {
             sequences,
-            cells: if divided { sequences * (settings.cells / contexts) } else { settings.cells },
+            cells: if divided { sequences * context_cells } else { settings.cells },
             divided,
             batch_tokens: settings.batch_tokens,
             step_tokens: settings.batch_tokens.min(STEP_TOKENS),

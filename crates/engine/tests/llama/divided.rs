@@ -32,11 +32,13 @@ fn there_are_as_many_sequences_as_whole_contexts() {
     let limits = shared.limits();
     assert_eq!((limits.sequences, limits.cells, limits.context_tokens), (16, 1792, 250));
     assert!(shared.idle_cells() < u32::MAX);
-    // More cells than all sequences can have are not reserved.
-    let settings = Settings { cells: 1 << 16, ..settings };
-    let many = LlamaEngine::load(&folder.path().join("small.gguf"), &settings).unwrap();
-    let limits = many.limits();
-    assert_eq!((limits.sequences, limits.cells, limits.context_tokens), (16, 16 * 256, 250));
+    // Cells that no sequence can have are not reserved.
+    for (cells, sequences) in [(8 * 256 + 100, 8), (1 << 16, 16)] {
+        let settings = Settings { cells, ..settings.clone() };
+        let many = LlamaEngine::load(&folder.path().join("small.gguf"), &settings).unwrap();
+        let limits = many.limits();
+        assert_eq!((limits.sequences, limits.cells, limits.context_tokens), (sequences, sequences * 256, 250));
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@
 const MEMORY: f64 = 0.97;
 /// What is believed before anything was measured, in seconds: a model of a few hundred million weights on a few cores.
 const BELIEVED: [f64; 3] = [0.01, 0.001, 0.001];
+/// What the first step reads of prompts at most: it may be of a model that takes many times as long.
+const FIRST_PROMPT_TOKENS: f64 = 128.0;
 /// No part of a step takes less.
 const LEAST: [f64; 3] = [1e-5, 1e-7, 1e-7];
 /// How sure that belief is, against one measured step.
@@ -18,11 +20,13 @@ pub(super) struct Pace {
     /// Of the same with the seconds.
     targets: [f64; 3],
     parts: [f64; 3],
+    /// Whether any step was measured.
+    is_known: bool,
 }
 
 impl Pace {
     pub(super) fn new() -> Pace {
-        Pace { products: [[0.0; 3]; 3], targets: [0.0; 3], parts: BELIEVED }
+        Pace { products: [[0.0; 3]; 3], targets: [0.0; 3], parts: BELIEVED, is_known: false }
     }
 
     /// What a step is expected to take, in seconds.
@@ -31,9 +35,11 @@ impl Pace {
         always + token * prompt_tokens as f64 + row * rows as f64
     }
 
-    /// How many tokens of prompts fit into a step of so many rows that is to take so long; may be less than one.
+    /// How many tokens of prompts fit into a step of so many rows that is to take so long; may be less than one. The first
+    /// step is a short one, by which the next ones are known.
     pub(super) fn prompt_tokens(&self, rows: usize, seconds: f64) -> f64 {
-        (seconds - self.seconds(0, rows)) / self.parts[1]
+        let fit = (seconds - self.seconds(0, rows)) / self.parts[1];
+        if self.is_known { fit } else { fit.min(FIRST_PROMPT_TOKENS) }
     }
 
     /// Learns from a step.
@@ -51,6 +57,7 @@ impl Pace {
             self.targets[one] = self.targets[one] * MEMORY + weight * features[one] * seconds;
         }
         self.parts = self.solve();
+        self.is_known = true;
     }
 
     /// Ridge regression towards what was believed, each part scaled by it.
@@ -100,6 +107,17 @@ mod tests {
                 assert!((told / real - 1.0).abs() < 0.25, "{told} of {real}");
             }
         }
+    }
+
+    #[test]
+    fn the_first_step_is_a_short_one() {
+        let mut pace = Pace::new();
+        assert!((pace.prompt_tokens(0, 2.0) - FIRST_PROMPT_TOKENS).abs() < 1e-9);
+        pace.learn(128, 0, 0.02);
+        assert!(pace.prompt_tokens(0, 2.0) > 1000.0);
+        let mut slow = Pace::new();
+        slow.learn(128, 0, 3.0);
+        assert!(slow.prompt_tokens(0, 2.0) < 200.0, "{}", slow.prompt_tokens(0, 2.0));
     }
 
     #[test]
