@@ -69,7 +69,9 @@ impl Writer {
             Piece::Ended { reason, .. } => {
                 let deltas = self.reader.end(reason);
                 deltas.into_iter().for_each(|delta| self.grow(delta, &mut events));
-                if self.items.is_empty() {
+                let is_said = self.items.iter().any(|item| !matches!(item.kind, Kind::Reasoning(_)));
+                let is_cut = matches!(self.ending, Some(Ending::Length)) && !self.items.is_empty();
+                if !is_said && !is_cut {
                     self.open(Kind::Message { text: String::new(), logprobs: Vec::new() }, &mut events);
                 }
                 self.close(&mut events);
@@ -94,6 +96,8 @@ impl Writer {
         let mut response = self.response();
         response["status"] = "failed".into();
         response["error"] = json!({"code": code, "message": error.message});
+        let last = response["output"].as_array_mut().and_then(|output| output.last_mut());
+        last.into_iter().for_each(|item| item["status"] = "incomplete".into());
         self.push(json!({"type": "response.failed", "response": response}), &mut events);
         events
     }
@@ -409,6 +413,7 @@ mod tests {
         let response = &events[0]["response"];
         assert_eq!((&response["status"], &response["error"]["code"]), (&json!("failed"), &json!("server_error")));
         assert_eq!(response["output"][0]["content"][0]["text"], "yes");
+        assert_eq!(response["output"][0]["status"], "incomplete");
     }
 
     #[test]

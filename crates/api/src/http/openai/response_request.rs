@@ -1,5 +1,7 @@
 //! A request for a response becomes a conversation.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -76,7 +78,9 @@ impl Request {
             return Err(ApiError::invalid("a response is one answer: leave n and best_of out"));
         }
         let mut parameters = self.parameters.clone();
-        parameters.max_tokens = self.max_output_tokens.or(parameters.max_tokens);
+        if self.max_output_tokens.is_some() {
+            (parameters.max_tokens, parameters.max_completion_tokens) = (self.max_output_tokens, None);
+        }
         Ok(parameters)
     }
 
@@ -192,6 +196,8 @@ struct Turns {
     messages: Vec<Message>,
     /// Thoughts whose turn is still to come.
     thoughts: String,
+    /// The tools that were called, by the ids of the calls.
+    called: HashMap<String, String>,
 }
 
 impl Turns {
@@ -219,18 +225,19 @@ impl Turns {
                 if !self.thoughts.is_empty() || self.messages.last().is_none_or(|last| last.role != Role::Assistant) {
                     self.say(Role::Assistant, "");
                 }
-                self.messages.iter_mut().last().into_iter().for_each(|turn| turn.calls.push(call.clone()));
+                self.called.insert(call.id.clone(), call.name.clone());
+                if let Some(turn) = self.messages.last_mut() {
+                    turn.calls.push(call);
+                }
             }
             Some("function_call_output") => {
                 let id = string(name, item, "call_id")?;
-                let calls = self.messages.iter().flat_map(|message| &message.calls);
-                let call = calls.rev().find(|call| call.id == id).ok_or_else(|| {
+                let called = self.called.get(id).cloned().ok_or_else(|| {
                     ApiError::invalid(format!("{name}.call_id names no function_call before it: send that too"))
                 })?;
-                let called = Some(call.name.clone());
                 let answer = text(&format!("{name}.output"), &item["output"])?;
                 let answer = Message::plain(Role::Tool, &answer);
-                self.messages.push(Message { call_id: Some(id.to_owned()), name: called, ..answer });
+                self.messages.push(Message { call_id: Some(id.to_owned()), name: Some(called), ..answer });
             }
             Some("reasoning") => {
                 let part = |key: &str| item[key].as_array().filter(|parts| !parts.is_empty());
@@ -263,8 +270,10 @@ impl Turns {
             return;
         }
         let mut turn = Message::plain(role, text);
-        if role == Role::Assistant && !self.thoughts.is_empty() {
-            turn.reasoning = Some(std::mem::take(&mut self.thoughts));
+        // Thoughts that nothing followed are nobody else's.
+        let thoughts = std::mem::take(&mut self.thoughts);
+        if role == Role::Assistant && !thoughts.is_empty() {
+            turn.reasoning = Some(thoughts);
         }
         self.messages.push(turn);
     }
@@ -391,6 +400,16 @@ mod tests {
     }
 
     #[test]
+    fn thoughts_that_were_cut_off_are_not_those_of_the_next_answer() {
+        let thought = json!({"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]});
+        let said = |role: &str| json!({"role": role, "content": "x"});
+        let input = json!([said("user"), thought, said("user"), said("assistant"), said("user")]);
+        let turns = request(json!({"input": input})).conversation().unwrap().messages;
+        assert_eq!(turns.len(), 4);
+        assert!(turns.iter().all(|turn| turn.reasoning.is_none()));
+    }
+
+    #[test]
     fn only_the_allowed_tools_are_there() {
         let tools = ["a", "b", "c"].map(|name| json!({"type": "function", "name": name}));
         let allowed = json!([{"type": "function", "name": "c"}]);
@@ -438,5 +457,7 @@ mod tests {
         assert_eq!((&told["metadata"]["a"], &told["top_logprobs"]), (&json!("b"), &json!(2)));
         assert_eq!(request(json!({"include": ["message.output_text.logprobs"]})).logprobs(), Some(0));
         assert_eq!(request(json!({})).logprobs(), None);
+        let bounded = request(json!({"max_output_tokens": 3, "max_completion_tokens": 9})).parameters().unwrap();
+        assert_eq!((bounded.max_tokens, bounded.max_completion_tokens), (Some(3), None));
     }
 }
