@@ -359,6 +359,23 @@ class Trouble(unittest.TestCase):
                 self.server.command("models", "import", "--name", name, file)
             self.assertIn("GGUF", str(raised.exception))
 
+    def test_models_that_are_loaded_at_once_wait_for_room(self):
+        server = Server("--memory-budget", "44MiB")
+        self.addCleanup(server.stop)
+        names = ["a", "b", "c", "d"]
+        for seed, name in enumerate(names):
+            speaker.deploy(server, name, seed=seed)
+
+        async def run():
+            client = openai.AsyncOpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+            await asyncio.gather(*(client.completions.create(model=name, prompt="x", max_tokens=2) for name in names * 3))
+            await client.close()
+
+        asyncio.run(run())
+        metrics = requests.get(server.url + "/metrics", timeout=10).text
+        evicted = [line for line in metrics.splitlines() if "wattle_model_evictions_total{" in line and '"room"' in line]
+        self.assertGreater(sum(float(line.rsplit(" ", 1)[1]) for line in evicted), 0)
+
     def test_what_was_kept_of_prompts_goes_with_the_deployment(self):
         speaker.deploy(self.server, "brief", seed=2)
         prompt = "Whatever was read once need not be read again. " * 3

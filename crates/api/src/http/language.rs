@@ -164,6 +164,20 @@ pub(super) fn sse(events: impl Stream<Item = Bytes> + Send + 'static) -> Respons
     response
 }
 
+/// An event that has the name of its JSON's type.
+pub(super) fn typed_event(value: &Value) -> Bytes {
+    let name = value["type"].as_str().unwrap_or_default();
+    format!("event: {name}\ndata: {value}\n\n").into()
+}
+
+/// A field of a part of a request, which `name` names.
+///
+/// # Errors
+/// If it is no string.
+pub(super) fn string<'a>(name: &str, part: &'a Value, key: &str) -> Result<&'a str> {
+    part[key].as_str().ok_or_else(|| ApiError::invalid(format!("{name}.{key} must be a string")))
+}
+
 /// What embedding took, in OpenAI's form.
 pub(super) fn embedded_usage(embedded: &Embedded) -> Value {
     let tokens: u64 = embedded.tokens.iter().map(|tokens| u64::from(*tokens)).sum();

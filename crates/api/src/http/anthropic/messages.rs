@@ -8,9 +8,8 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use futures::{StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 use wattle_core::LanguageModel;
 use wattle_serve::{
     language::Generate,
@@ -23,7 +22,7 @@ use crate::{
     http::{
         App,
         context::FromHeaders,
-        language::{counted, find, speak, sse},
+        language::{counted, find, speak, sse, typed_event},
         observe::observe,
     },
     language::{Reading, Template},
@@ -51,7 +50,7 @@ pub(in crate::http) async fn create(
             Ok(piece) => writer.take(piece),
             Err(error) => vec![Refusal::from(error).json()],
         };
-        stream::iter(events.into_iter().map(|value| event(&value)))
+        stream::iter(events.into_iter().map(|value| typed_event(&value)))
     });
     Ok(sse(events))
 }
@@ -83,10 +82,4 @@ fn prepare(model: &LanguageModel, request: &Request) -> Result<(Generate, Readin
     let rendered = Template::of(model)?.render(&request.conversation()?)?;
     let generate = asked.generate(rendered.prompt, rendered.constraint, rendered.stop)?;
     Ok((generate, rendered.reading))
-}
-
-/// An event has its type's name.
-fn event(value: &Value) -> Bytes {
-    let name = value["type"].as_str().unwrap_or_default();
-    format!("event: {name}\ndata: {value}\n\n").into()
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     ApiError, Result,
-    http::asked::Asked,
+    http::{asked::Asked, language::string},
     language::{Conversation, Format, Message, Role, Tool, ToolCall, ToolChoice},
 };
 
@@ -225,10 +225,6 @@ fn block_text<'a>(name: &str, block: &'a Value) -> Result<&'a str> {
         }
         None => Err(ApiError::invalid(format!("{name} must be a block with a type"))),
     }
-}
-
-fn string<'a>(name: &str, block: &'a Value, key: &str) -> Result<&'a str> {
-    block[key].as_str().ok_or_else(|| ApiError::invalid(format!("{name}.{key} must be a string")))
 }
 
 fn tool(form: &ToolForm) -> Result<Tool> {

@@ -150,7 +150,10 @@ fn message(at: usize, turn: &Turn) -> Result<Message> {
     }
     Ok(Message {
         role,
-        text: text(at, turn.content.as_ref())?,
+        text: match &turn.content {
+            None | Some(Value::Null) => String::new(),
+            Some(content) => text(&format!("messages[{at}].content"), content)?,
+        },
         reasoning: turn.reasoning_content.clone().or_else(|| turn.reasoning.clone()),
         calls,
         call_id: turn.tool_call_id.clone(),
@@ -158,32 +161,31 @@ fn message(at: usize, turn: &Turn) -> Result<Message> {
     })
 }
 
-/// A message's text: a string, or parts of which each is text.
-fn text(at: usize, content: Option<&Value>) -> Result<String> {
-    let wrong =
-        || ApiError::invalid(format!("messages[{at}].content must be a string, or an array of parts with text"));
-    match content {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Array(parts)) => {
-            let mut text = String::new();
-            for part in parts {
-                match part["type"].as_str() {
-                    Some("text") => text += part["text"].as_str().ok_or_else(wrong)?,
-                    Some("refusal") => text += part["refusal"].as_str().ok_or_else(wrong)?,
-                    Some(kind) => {
-                        let kind: String = kind.chars().take(50).collect();
-                        return Err(ApiError::invalid(format!(
-                            "messages[{at}].content has a part of type {kind}: language models read text alone here"
-                        )));
-                    }
-                    None => return Err(wrong()),
-                }
+/// A string, or parts of which each is text.
+///
+/// # Errors
+/// If it is neither.
+pub(super) fn text(name: &str, content: &Value) -> Result<String> {
+    let wrong = || ApiError::invalid(format!("{name} must be a string, or an array of parts with text"));
+    let parts = match content {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(parts) => parts,
+        _ => return Err(wrong()),
+    };
+    let mut text = String::new();
+    for part in parts {
+        text += match part["type"].as_str() {
+            Some("text" | "input_text" | "output_text") => part["text"].as_str().ok_or_else(wrong)?,
+            Some("refusal") => part["refusal"].as_str().ok_or_else(wrong)?,
+            Some(kind) => {
+                let kind: String = kind.chars().take(50).collect();
+                let message = format!("{name} has a part of type {kind}: language models read text alone here");
+                return Err(ApiError::invalid(message));
             }
-            Ok(text)
-        }
-        Some(_) => Err(wrong()),
+            None => return Err(wrong()),
+        };
     }
+    Ok(text)
 }
 
 fn tool(form: &ToolForm) -> Result<Tool> {
@@ -222,16 +224,25 @@ pub(super) fn set_effort(effort: Option<&str>, variables: &mut Map<String, Value
 }
 
 fn tool_choice(choice: &Value) -> Result<ToolChoice> {
-    match choice {
-        Value::String(word) if word == "auto" => Ok(ToolChoice::Auto),
-        Value::String(word) if word == "none" => Ok(ToolChoice::None),
-        Value::String(word) if word == "required" => Ok(ToolChoice::Required),
-        Value::Object(_) if choice["type"] == "function" && choice["function"]["name"].is_string() => {
-            Ok(ToolChoice::Named(choice["function"]["name"].as_str().unwrap_or_default().to_owned()))
-        }
-        _ => Err(ApiError::invalid(
+    let asked = match (choice["type"].as_str(), choice) {
+        (_, Value::String(word)) => choice_word(word),
+        (Some("function"), _) => choice["function"]["name"].as_str().map(|name| ToolChoice::Named(name.to_owned())),
+        _ => None,
+    };
+    asked.ok_or_else(|| {
+        ApiError::invalid(
             "tool_choice must be auto, none, required, or {\"type\": \"function\", \"function\": {\"name\": …}}",
-        )),
+        )
+    })
+}
+
+/// What a choice of tools is that a word says.
+pub(super) fn choice_word(word: &str) -> Option<ToolChoice> {
+    match word {
+        "auto" => Some(ToolChoice::Auto),
+        "none" => Some(ToolChoice::None),
+        "required" => Some(ToolChoice::Required),
+        _ => None,
     }
 }
 

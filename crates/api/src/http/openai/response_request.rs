@@ -6,11 +6,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    chat_request::{MAX_TOOLS, checked_tool, format, set_effort},
+    chat_request::{MAX_TOOLS, checked_tool, choice_word, format, set_effort, text},
     parameters::Parameters,
 };
 use crate::{
     ApiError, Result,
+    http::language::string,
     language::{Conversation, Message, Role, Tool, ToolCall, ToolChoice},
 };
 
@@ -279,34 +280,6 @@ impl Turns {
     }
 }
 
-/// A string, or parts of which each is text.
-fn text(name: &str, content: &Value) -> Result<String> {
-    let wrong = || ApiError::invalid(format!("{name} must be a string, or an array of parts with text"));
-    let parts = match content {
-        Value::String(text) => return Ok(text.clone()),
-        Value::Array(parts) => parts,
-        _ => return Err(wrong()),
-    };
-    let mut text = String::new();
-    for part in parts {
-        text += match part["type"].as_str() {
-            Some("input_text" | "output_text" | "text") => part["text"].as_str().ok_or_else(wrong)?,
-            Some("refusal") => part["refusal"].as_str().ok_or_else(wrong)?,
-            Some(kind) => {
-                let kind: String = kind.chars().take(50).collect();
-                let message = format!("{name} has a part of type {kind}: language models read text alone here");
-                return Err(ApiError::invalid(message));
-            }
-            None => return Err(wrong()),
-        };
-    }
-    Ok(text)
-}
-
-fn string<'a>(name: &str, item: &'a Value, key: &str) -> Result<&'a str> {
-    item[key].as_str().ok_or_else(|| ApiError::invalid(format!("{name}.{key} must be a string")))
-}
-
 fn tool(form: &ToolForm) -> Result<Tool> {
     if form.kind != "function" {
         let kind: String = form.kind.chars().take(50).collect();
@@ -318,19 +291,13 @@ fn tool(form: &ToolForm) -> Result<Tool> {
 }
 
 fn tool_choice_of(choice: &Value, tools: &mut Vec<Tool>) -> Result<ToolChoice> {
-    let word = |word: &str| match word {
-        "auto" => Some(ToolChoice::Auto),
-        "none" => Some(ToolChoice::None),
-        "required" => Some(ToolChoice::Required),
-        _ => None,
-    };
     let asked = match (choice["type"].as_str(), choice) {
-        (_, Value::String(text)) => word(text),
+        (_, Value::String(text)) => choice_word(text),
         (Some("function"), _) => choice["name"].as_str().map(|name| ToolChoice::Named(name.to_owned())),
         (Some("allowed_tools"), _) => {
             let allowed = choice["tools"].as_array().map(Vec::as_slice).unwrap_or_default();
             tools.retain(|tool| allowed.iter().any(|allowed| allowed["name"] == tool.name.as_str()));
-            choice["mode"].as_str().and_then(word)
+            choice["mode"].as_str().and_then(choice_word)
         }
         _ => None,
     };

@@ -6,9 +6,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use futures::{StreamExt, stream};
-use serde_json::Value;
 use wattle_core::LanguageModel;
 use wattle_serve::{language::Generate, metrics::Protocol};
 
@@ -18,7 +16,7 @@ use crate::{
     http::{
         App,
         context::FromHeaders,
-        language::{counted, find, speak, sse},
+        language::{counted, find, speak, sse, typed_event},
     },
     language::{Reading, Template},
 };
@@ -46,7 +44,7 @@ pub(in crate::http) async fn create(
             Ok(piece) => writer.take(piece),
             Err(error) => writer.fail(&error),
         };
-        stream::iter(events.into_iter().map(|value| event(&value)))
+        stream::iter(events.into_iter().map(|value| typed_event(&value)))
     });
     Ok(sse(events))
 }
@@ -56,10 +54,4 @@ fn prepare(model: &LanguageModel, request: &Request) -> Result<(Generate, Readin
     let parameters = request.parameters()?;
     let generate = parameters.generate(rendered.prompt, rendered.constraint, rendered.stop, request.logprobs())?;
     Ok((generate, rendered.reading))
-}
-
-/// An event has its type's name.
-fn event(value: &Value) -> Bytes {
-    let name = value["type"].as_str().unwrap_or_default();
-    format!("event: {name}\ndata: {value}\n\n").into()
 }
