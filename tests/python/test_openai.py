@@ -360,7 +360,7 @@ class Trouble(unittest.TestCase):
             self.assertIn("GGUF", str(raised.exception))
 
     def test_models_that_are_loaded_at_once_wait_for_room(self):
-        server = Server("--memory-budget", "44MiB")
+        server = Server("--memory-budget", "36MiB")
         self.addCleanup(server.stop)
         names = ["a", "b", "c", "d"]
         for seed, name in enumerate(names):
