@@ -1,6 +1,6 @@
 """Writes language models of random weights: the shape of a real one, and words of no meaning.
 
-    scripts/serving/gguf.py FILE [--shape smollm|tiny] [--seed 0]
+    scripts/serving/gguf.py FILE [--shape smollm|tiny|long] [--seed 0]
 
 The weights are Q8_0 (a scale and 32 small whole numbers), drawn as such. Tokens are GPT-2's 256 bytes, a beginning, an
 end, and words of letters that no text is read as, so that a text has as many tokens as bytes, and an answer reads as text.
@@ -19,6 +19,7 @@ SHAPES = {
     # SmolLM-135M: https://huggingface.co/HuggingFaceTB/SmolLM-135M/blob/main/config.json
     "smollm": dict(layers=30, width=576, heads=9, heads_kv=3, inner=1536, vocabulary=49152, context=2048),
     "tiny": dict(layers=2, width=64, heads=4, heads_kv=2, inner=128, vocabulary=512, context=2048),
+    "long": dict(layers=2, width=64, heads=4, heads_kv=2, inner=128, vocabulary=512, context=32768),
 }
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"

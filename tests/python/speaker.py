@@ -14,10 +14,11 @@ GIVEN = os.environ.get("WATTLE_TEST_GGUF")
 MINILM = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "wattle/minilm/0.1.0"
 
 
-def deploy(server, name, *flags, seed=0):
+def deploy(server, name, *flags, shape="tiny", seed=0):
     """Imports a model and deploys it in a process of its own, on one thread: tests run beside each other."""
-    file = GIVEN or server.path(f"{name}.gguf")
-    if not GIVEN:
-        gguf.write(file, "tiny", seed)
+    file = GIVEN if shape == "tiny" else None
+    if not file:
+        file = server.path(f"{name}.gguf")
+        gguf.write(file, shape, seed)
     server.command("models", "import", "--name", name, file)
     server.command("deploy", name, "--threads", "1", *flags)

@@ -171,6 +171,9 @@ class OpenAi(unittest.TestCase):
             self.client.embeddings.create(model="tiny", input="text")
         broken = requests.post(self.server.url + "/v1/chat/completions", data="{", timeout=10)
         self.assertEqual((broken.status_code, broken.json()["error"]["type"]), (400, "invalid_request_error"))
+        for method, path, status in [("GET", "chat/completions", 405), ("POST", "images/generations", 404)]:
+            answer = requests.request(method, f"{self.server.url}/v1/{path}", timeout=10)
+            self.assertEqual((answer.status_code, answer.json()["error"]["code"]), (status, None))
 
     def test_who_leaves_costs_nothing_more(self):
         async def leave():
@@ -184,8 +187,8 @@ class OpenAi(unittest.TestCase):
             await client.close()
 
         asyncio.run(leave())
-        self.wait_until(lambda: self.metric('wattle_generations{deployment="tiny"', 'state="running"') == 0)
-        self.wait_until(lambda: self.metric("wattle_requests_cancelled_total") >= 1)
+        self.wait_until(lambda: metric(self.server, 'wattle_generations{deployment="tiny"', 'state="running"') == 0)
+        self.wait_until(lambda: metric(self.server, "wattle_requests_cancelled_total") >= 1)
 
     def test_eight_at_once_do_not_disturb_each_other(self):
         async def all_at_once():
@@ -200,11 +203,6 @@ class OpenAi(unittest.TestCase):
             return answers
 
         self.assertEqual(len([answer for answer in asyncio.run(all_at_once()) if answer.choices]), 8)
-
-    def metric(self, *parts):
-        lines = requests.get(self.server.url + "/metrics", timeout=10).text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(part in line for part in parts)
-                   and not line.startswith("#"))  # fmt: skip
 
     def wait_until(self, condition):
         deadline = time.monotonic() + 30
@@ -372,9 +370,37 @@ class Trouble(unittest.TestCase):
             await client.close()
 
         asyncio.run(run())
-        metrics = requests.get(server.url + "/metrics", timeout=10).text
-        evicted = [line for line in metrics.splitlines() if "wattle_model_evictions_total{" in line and '"room"' in line]
-        self.assertGreater(sum(float(line.rsplit(" ", 1)[1]) for line in evicted), 0)
+        self.assertGreater(metric(server, "wattle_model_evictions_total{", '"room"'), 0)
+
+    def test_who_leaves_while_a_long_prompt_is_read_ends_the_reading(self):
+        tokens = 30_000
+        speaker.deploy(self.server, "long", shape="long")
+        self.assertEqual(self.post("long").status_code, 200)
+
+        async def run():
+            client = openai.AsyncOpenAI(base_url=self.server.url + "/v1", api_key="none", max_retries=0)
+            long = client.completions.create(model="long", prompt="x" * tokens, max_tokens=1)
+            call = asyncio.create_task(long)
+            while await asyncio.to_thread(self.kv_cells) < 500:
+                self.assertFalse(call.done())
+                await asyncio.sleep(0.02)
+            # Whoever asks meanwhile is answered before that prompt is read.
+            await client.completions.create(model="long", prompt="once", max_tokens=4)
+            self.assertFalse(call.done())
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            await client.close()
+
+        asyncio.run(run())
+        deadline = time.monotonic() + 30
+        while metric(self.server, 'wattle_generations{deployment="long"', 'state="running"') > 0:
+            self.assertLess(time.monotonic(), deadline, "it goes on for nobody")
+            time.sleep(0.05)
+        self.assertLess(self.kv_cells(), tokens)
+        self.assertEqual(self.post("long").status_code, 200)
+
+    def kv_cells(self):
+        return metric(self.server, 'wattle_kv_cells{deployment="long"', 'state="used"')
 
     def test_what_was_kept_of_prompts_goes_with_the_deployment(self):
         speaker.deploy(self.server, "brief", seed=2)
@@ -396,6 +422,13 @@ class Trouble(unittest.TestCase):
         answer = requests.post(self.server.url + "/models/tiny/predict", json={"x": [1]}, timeout=10)
         self.assertEqual(answer.status_code, 400)
         self.assertIn("language model", answer.json()["error"])
+
+
+def metric(server, *parts):
+    """The sum of the samples whose lines have all these parts."""
+    lines = requests.get(server.url + "/metrics", timeout=10).text.splitlines()
+    told = [line for line in lines if all(part in line for part in parts) and not line.startswith("#")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in told)
 
 
 def dot(one, other):

@@ -180,12 +180,19 @@ pub(crate) fn panic_error(payload: &(dyn std::any::Any + Send)) -> ApiError {
     ApiError::internal(format!("panicked: {text}"))
 }
 
-async fn not_found(uri: Uri) -> ApiError {
+async fn not_found(uri: Uri) -> Response {
     let path: String = uri.path().chars().take(100).collect();
-    ApiError::new(Code::NotFound, format!("there is nothing at {path}: GET / lists the addresses"))
+    let error = ApiError::new(Code::NotFound, format!("there is nothing at {path}: GET / lists the addresses"));
+    in_form_of(&uri, error)
 }
 
-async fn method_not_allowed(State(_): State<App>) -> Response {
-    let body = axum::Json(serde_json::json!({ "error": "this address does not take this method" }));
-    (StatusCode::METHOD_NOT_ALLOWED, body).into_response()
+async fn method_not_allowed(uri: Uri, State(_): State<App>) -> Response {
+    let mut response = in_form_of(&uri, ApiError::invalid("this address does not take this method"));
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
+}
+
+/// The error in the form that the clients of this address read.
+fn in_form_of(uri: &Uri, error: ApiError) -> Response {
+    if uri.path().starts_with("/v1/") { openai::Refusal::from(error).into_response() } else { error.into_response() }
 }

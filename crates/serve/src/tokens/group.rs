@@ -55,7 +55,7 @@ pub(super) struct Branch {
     pub(super) untold: u32,
     /// Whether a step with it has failed already.
     pub(super) failed_before: bool,
-    /// Whether it goes on only when it is alone, since there was no room for it beside others.
+    /// Whether its caller has time: others are read before it, and it makes room for them.
     pub(super) is_batch: bool,
 }
 

@@ -23,7 +23,7 @@ impl Refusal {
     pub(super) fn json(&self) -> Value {
         let (kind, code) = match self.error.code {
             Code::InvalidArgument | Code::Conflict | Code::Unsupported => ("invalid_request_error", None),
-            Code::NotFound => ("invalid_request_error", Some("model_not_found")),
+            Code::NotFound => ("invalid_request_error", self.param.map(|_| "model_not_found")),
             Code::TooLarge => ("invalid_request_error", Some("request_too_large")),
             Code::Forbidden => ("permission_error", None),
             Code::Timeout | Code::Expired => ("timeout_error", Some("timeout")),

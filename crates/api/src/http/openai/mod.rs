@@ -20,6 +20,7 @@ mod usage;
 pub(super) use chat::create as chat;
 pub(super) use completions::create as completions;
 pub(super) use embeddings::create as embeddings;
+pub(super) use error::Refusal;
 pub(super) use models::{list as models, show as model};
 pub(super) use responses::create as responses;
 

@@ -270,9 +270,19 @@ impl Turns {
             first.text = format!("{}\n\n{text}", first.text);
             return;
         }
-        let mut turn = Message::plain(role, text);
         // Thoughts that nothing followed are nobody else's.
         let thoughts = std::mem::take(&mut self.thoughts);
+        if role == Role::Assistant
+            && let Some(turn) = self.messages.last_mut().filter(|last| last.role == role && !last.calls.is_empty())
+        {
+            // Templates want the answers of tools right behind the calls.
+            turn.text += text;
+            if !thoughts.is_empty() {
+                turn.reasoning.get_or_insert_default().push_str(&thoughts);
+            }
+            return;
+        }
+        let mut turn = Message::plain(role, text);
         if role == Role::Assistant && !thoughts.is_empty() {
             turn.reasoning = Some(thoughts);
         }
@@ -296,6 +306,13 @@ fn tool_choice_of(choice: &Value, tools: &mut Vec<Tool>) -> Result<ToolChoice> {
         (Some("function"), _) => choice["name"].as_str().map(|name| ToolChoice::Named(name.to_owned())),
         (Some("allowed_tools"), _) => {
             let allowed = choice["tools"].as_array().map(Vec::as_slice).unwrap_or_default();
+            for tool in allowed {
+                let name = string("tool_choice.tools", tool, "name")?;
+                if !tools.iter().any(|tool| tool.name == name) {
+                    let name: String = name.chars().take(100).collect();
+                    return Err(ApiError::invalid(format!("tool_choice allows {name}, which is not among tools")));
+                }
+            }
             tools.retain(|tool| allowed.iter().any(|allowed| allowed["name"] == tool.name.as_str()));
             choice["mode"].as_str().and_then(choice_word)
         }
@@ -377,6 +394,19 @@ mod tests {
     }
 
     #[test]
+    fn whatever_an_assistant_says_between_calls_and_their_answers_is_one_turn() {
+        let thought = json!({"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]});
+        let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+        let answer = |id: &str| json!({"type": "function_call_output", "call_id": id, "output": "1"});
+        let said = json!({"role": "assistant", "content": "And:"});
+        let input = json!([call("a"), said, thought, call("b"), answer("a"), answer("b"), said]);
+        let turns = request(json!({"input": input})).conversation().unwrap().messages;
+        let roles: Vec<_> = turns.iter().map(|turn| turn.role).collect();
+        assert_eq!(roles, [Role::Assistant, Role::Tool, Role::Tool, Role::Assistant]);
+        assert_eq!((&*turns[0].text, turns[0].reasoning.as_deref(), turns[0].calls.len()), ("And:", Some("hm"), 2));
+    }
+
+    #[test]
     fn only_the_allowed_tools_are_there() {
         let tools = ["a", "b", "c"].map(|name| json!({"type": "function", "name": name}));
         let allowed = json!([{"type": "function", "name": "c"}]);
@@ -405,6 +435,10 @@ mod tests {
             (json!({"tools": [{"type": "web_search"}]}), "web_search"),
             (json!({"tools": [{"type": "function", "name": "a b"}]}), "name"),
             (json!({"tool_choice": "any"}), "tool_choice"),
+            (
+                json!({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"name": "x"}]}}),
+                "x, which is not",
+            ),
             (json!({"text": {"format": {"type": "json_schema", "name": "x"}}}), "text.format"),
         ] {
             let error = request(body.clone()).conversation().unwrap_err();
