@@ -1,6 +1,6 @@
 """Writes language models of random weights: the shape of a real one, and words of no meaning.
 
-    scripts/serving/gguf.py FILE [--shape smollm|tiny|long] [--seed 0]
+    scripts/serving/gguf.py FILE [--shape smollm|tiny|thinking|long] [--seed 0]
 
 The weights are Q8_0 (a scale and 32 small whole numbers), drawn as such. Tokens are GPT-2's 256 bytes, a beginning, an
 end, and words of letters that no text is read as, so that a text has as many tokens as bytes, and an answer reads as text.
@@ -19,12 +19,16 @@ SHAPES = {
     # SmolLM-135M: https://huggingface.co/HuggingFaceTB/SmolLM-135M/blob/main/config.json
     "smollm": dict(layers=30, width=576, heads=9, heads_kv=3, inner=1536, vocabulary=49152, context=2048),
     "tiny": dict(layers=2, width=64, heads=4, heads_kv=2, inner=128, vocabulary=512, context=2048),
+    "thinking": dict(layers=2, width=64, heads=4, heads_kv=2, inner=128, vocabulary=512, context=2048, thinks=True),
     "long": dict(layers=2, width=64, heads=4, heads_kv=2, inner=128, vocabulary=512, context=32768),
 }
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+# Answers begin in the midst of thoughts, which are left out where they are read again.
+THINKING = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
+THINKING = THINKING.replace("assistant\\n", "assistant\\n<think>\\n")
 
 
 def write(path, shape="smollm", seed=0):
@@ -109,7 +113,7 @@ def describe(shape):
         pair("tokenizer.ggml.bos_token_id", 4, struct.pack("<I", 256)),
         pair("tokenizer.ggml.eos_token_id", 4, struct.pack("<I", 257)),
         pair("tokenizer.ggml.add_bos_token", 7, b"\0"),
-        pair("tokenizer.chat_template", 8, text(CHATML)),
+        pair("tokenizer.chat_template", 8, text(THINKING if shape.get("thinks") else CHATML)),
     ]
 
 

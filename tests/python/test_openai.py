@@ -211,6 +211,28 @@ class OpenAi(unittest.TestCase):
             time.sleep(0.1)
 
 
+class Thinking(unittest.TestCase):
+    """A model whose template opens its thoughts, which it never ends of itself."""
+
+    def test_thoughts_are_no_part_of_what_is_said(self):
+        server = Server()
+        self.addCleanup(server.stop)
+        speaker.deploy(server, "thinker", shape="thinking")
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+        chat = client.chat.completions.create(model="thinker", messages=HELLO, max_tokens=12)
+        message = chat.choices[0].message
+        self.assertTrue(message.reasoning_content)
+        self.assertFalse(message.content)
+        self.assertEqual(chat.usage.completion_tokens_details.reasoning_tokens, 12)
+        stream = client.chat.completions.create(model="thinker", messages=HELLO, max_tokens=12, stream=True, seed=1)
+        deltas = [chunk.choices[0].delta for chunk in stream if chunk.choices]
+        self.assertTrue("".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas))
+        self.assertFalse("".join(delta.content or "" for delta in deltas))
+        response = client.responses.create(model="thinker", input="Hi", max_output_tokens=16)
+        self.assertEqual([item.type for item in response.output], ["reasoning"])
+        self.assertEqual((response.status, response.usage.output_tokens_details.reasoning_tokens), ("incomplete", 16))
+
+
 class Embeddings(unittest.TestCase):
     def test_texts_that_mean_the_same_are_near(self):
         server = Server()
