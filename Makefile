@@ -11,7 +11,7 @@ FUZZ_CASES ?= 2000000
 step := @scripts/step.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench bench-llm fuzz docs setup setup-build setup-test
+.PHONY: help quickstart test test-docker lint bench bench-llm fuzz docs setup setup-build setup-test
 # The steps of a target print one after another, whatever -j says.
 .NOTPARALLEL:
 
@@ -30,6 +30,11 @@ ifneq ($(wildcard tests/python/test_*.py),)
 	$(step) "python tests" scripts/test_python.sh
 endif
 	$(step) "tests" cargo nextest run --workspace --locked --no-fail-fast
+	@if scripts/docker.sh --possible; then $(MAKE) --no-print-directory test-docker; fi
+
+test-docker: setup-test ## Run containers of our images in a Docker Engine, in one of its own where there is none
+	$(step) "a docker engine and a registry" scripts/setup.sh docker
+	$(step) "docker tests" scripts/docker.sh cargo nextest run --package wattle --locked --no-fail-fast --run-ignored only -E 'test(docker::)'
 
 lint: setup-test ## Check format, edges between crates, dependencies, and clippy
 	$(step) "format" cargo fmt --all --check

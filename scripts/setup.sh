@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh         what `make quickstart` needs
 #   scripts/setup.sh test    what `make test` needs as well: rustfmt and clippy, and the curl that the documents call
+#   scripts/setup.sh docker  what `make test-docker` needs as well: a Docker Engine, and a registry to push to
 #   scripts/setup.sh bench   what `make bench` needs as well: wrk, whose figures people know, and which no crate builds
 #
 # Missing Debian packages are installed as root or with a sudo that asks for no password; anybody else is told in one
@@ -45,6 +46,11 @@ command -v python3 >/dev/null || packages+=(python3)
 makes_environments || packages+=(python3-venv)
 if [ "${1:-}" = test ] && ! command -v curl >/dev/null; then
   packages+=(curl)
+fi
+if [ "${1:-}" = docker ]; then
+  # Any engine will do that answers already.
+  docker info >/dev/null 2>&1 || { command -v docker >/dev/null && command -v dockerd >/dev/null; } || packages+=(docker.io)
+  command -v docker-registry >/dev/null || packages+=(docker-registry)
 fi
 if [ "${1:-}" = bench ] && ! command -v wrk >/dev/null; then
   packages+=(wrk)

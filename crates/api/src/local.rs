@@ -59,6 +59,8 @@ pub struct Parts {
     pub server: Server,
     /// The binary that runs `worker inspect`.
     pub program: PathBuf,
+    /// Whether what is served is decided for good: a worker changes nothing.
+    pub is_fixed: bool,
 }
 
 /// Wattle in one process.
@@ -69,6 +71,7 @@ pub struct Local {
     server: Server,
     deployments: Deployments,
     program: PathBuf,
+    is_fixed: bool,
     imports: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     ready: watch::Sender<bool>,
@@ -88,6 +91,7 @@ impl Local {
             jobs: parts.jobs,
             server: parts.server,
             program: parts.program,
+            is_fixed: parts.is_fixed,
             imports: Arc::new(Semaphore::new(CONCURRENT_IMPORTS)),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             ready: watch::Sender::new(true),
@@ -129,6 +133,17 @@ impl Local {
             .await?)
     }
 
+    /// Refuses a change where what is served is decided for good.
+    fn may_change(&self) -> Result<()> {
+        match self.is_fixed {
+            true => Err(ApiError::new(
+                Code::Forbidden,
+                "this server is a worker, which serves what it was started with: ask the server that deployed it",
+            )),
+            false => Ok(()),
+        }
+    }
+
     async fn import_place(&self) -> Result<OwnedSemaphorePermit> {
         Arc::clone(&self.imports).acquire_owned().await.map_err(ApiError::internal)
     }
@@ -154,6 +169,7 @@ impl Service for Local {
     }
 
     async fn stage(&self, mut upload: Upload, max_bytes: u64) -> Result<Staged> {
+        self.may_change()?;
         let place = Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| ApiError {
             code: Code::Unavailable,
             message: format!("{MAX_UPLOADS} uploads are under way already: try again in 10 s"),
@@ -225,10 +241,12 @@ impl Service for Local {
     }
 
     async fn remove_dataset(&self, name: Name) -> Result<()> {
+        self.may_change()?;
         Ok(self.store.remove_dataset(&name).await?)
     }
 
     async fn create_job(&self, spec: TrainingSpec) -> Result<Job> {
+        self.may_change()?;
         if !self.is_ready() {
             return Err(ApiError::new(Code::Unavailable, "the server is shutting down: try again when it is back"));
         }
@@ -244,6 +262,7 @@ impl Service for Local {
     }
 
     async fn cancel_job(&self, id: Uuid) -> Result<Job> {
+        self.may_change()?;
         Ok(self.jobs.cancel(id).await?)
     }
 
@@ -296,6 +315,7 @@ impl Service for Local {
     }
 
     async fn remove_model(&self, name: Name, version: Option<u32>) -> Result<()> {
+        self.may_change()?;
         match version {
             Some(version) => self.store.remove_version(&ModelVersionId { model: name, version }).await?,
             None => self.store.remove_model(&name).await?,
@@ -304,11 +324,13 @@ impl Service for Local {
     }
 
     async fn set_alias(&self, model: Name, alias: Name, version: u32) -> Result<Model> {
+        self.may_change()?;
         self.store.set_alias(&model, &alias, version).await?;
         self.model(model).await
     }
 
     async fn remove_alias(&self, model: Name, alias: Name) -> Result<()> {
+        self.may_change()?;
         Ok(self.store.remove_alias(&model, &alias).await?)
     }
 
@@ -317,6 +339,7 @@ impl Service for Local {
     }
 
     async fn deploy(&self, request: DeploymentRequest) -> Result<Deployment> {
+        self.may_change()?;
         let (deployments, server) = (self.deployments.clone(), self.server.clone());
         see_through(async move {
             let (deployment, _held) = deployments.deploy(request, loaded_by(&server)).await?;
@@ -327,6 +350,7 @@ impl Service for Local {
     }
 
     async fn promote(&self, name: Name) -> Result<Deployment> {
+        self.may_change()?;
         let (deployments, server) = (self.deployments.clone(), self.server.clone());
         see_through(async move {
             let (deployment, _held) = deployments.promote(&name, loaded_by(&server)).await?;
@@ -337,6 +361,7 @@ impl Service for Local {
     }
 
     async fn roll_back(&self, name: Name) -> Result<Deployment> {
+        self.may_change()?;
         let (deployments, server) = (self.deployments.clone(), self.server.clone());
         see_through(async move {
             let (deployment, _held) = deployments.roll_back(&name, loaded_by(&server)).await?;
@@ -351,6 +376,7 @@ impl Service for Local {
     }
 
     async fn undeploy(&self, name: Name) -> Result<()> {
+        self.may_change()?;
         let (deployments, server) = (self.deployments.clone(), self.server.clone());
         see_through(async move {
             deployments.undeploy(&name).await?;
@@ -360,10 +386,12 @@ impl Service for Local {
     }
 
     async fn load(&self, name: Name) -> Result<()> {
+        self.may_change()?;
         Ok(self.server.load(&name).await?)
     }
 
     async fn unload(&self, name: Name) -> Result<()> {
+        self.may_change()?;
         self.server.unload(&name)?;
         Ok(())
     }
@@ -413,6 +441,7 @@ impl Service for Local {
     }
 
     async fn collect_garbage(&self) -> Result<Collected> {
+        self.may_change()?;
         self.server.collect_prefixes().await?;
         Ok(self.store.gc().await?)
     }

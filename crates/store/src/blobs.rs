@@ -82,6 +82,26 @@ impl Blobs {
         Ok(())
     }
 
+    /// Has a file that stays where it is answer for the blob with this digest, which it is trusted to have.
+    pub(crate) async fn link(&self, digest: Digest, bytes: u64, file: &Path) -> Result<()> {
+        let (file, place) = (std::path::absolute(file)?, self.folder.join(digest.hex()));
+        blocking(move || {
+            let found = fs::metadata(&file)?.len();
+            if found != bytes {
+                let message = format!("{} has {found} bytes and not {bytes}: copy it again", file.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            match fs::symlink_metadata(&place) {
+                Ok(there) if !there.is_symlink() && there.len() == bytes => return Ok(()),
+                // Of an earlier start, from wherever the file was then.
+                Ok(_) => fs::remove_file(&place)?,
+                Err(_) => {}
+            }
+            std::os::unix::fs::symlink(&file, &place)
+        })
+        .await
+    }
+
     /// A file of the local disk that holds the blob, to be read or mapped, never written.
     pub async fn local_path(&self, digest: Digest) -> Result<PathBuf> {
         if self.size(digest).await?.is_none() {

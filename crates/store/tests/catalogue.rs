@@ -8,7 +8,7 @@ use chrono::SubsecRound;
 use serde_json::json;
 use support::{Fixture, dataset, deploy, manifest, message, name};
 use wattle_core::ModelVersionId;
-use wattle_store::{Collected, Error, Store};
+use wattle_store::{Collected, Error, ModelVersion, Store};
 
 #[tokio::test]
 async fn a_data_set_keeps_its_name_until_it_is_replaced() {
@@ -97,6 +97,40 @@ async fn versions_are_numbered_per_model_and_numbers_are_never_used_again() {
     assert_eq!(message(store.model(&name("lime")).await), r#"no model is named "lime": did you mean "line"?"#);
     assert_eq!(store.gc().await.unwrap().blobs, 4);
     assert_eq!(store.check().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_version_of_another_store_is_adopted_with_its_number_and_its_file_stays() {
+    let (theirs, ours) = (Fixture::new().await, Fixture::new().await);
+    theirs.version("line", b"one").await;
+    let second = theirs.version("line", b"two").await;
+    let (file, store) = (theirs.file(b"two"), &ours.store);
+    for _ in 0..2 {
+        store.adopt_version(&second, &file).await.unwrap();
+    }
+    assert_eq!(store.version(&second.id()).await.unwrap(), second);
+    assert_eq!(std::fs::read(store.blobs().local_path(second.manifest.digest).await.unwrap()).unwrap(), b"two");
+    assert_eq!(store.check().await.unwrap(), [""; 0]);
+    assert_eq!(ours.version("line", b"three").await.version, 3);
+
+    let moved = file.with_file_name("moved");
+    std::fs::copy(&file, &moved).unwrap();
+    store.adopt_version(&second, &moved).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(store.blobs().verify(second.manifest.digest).await.unwrap(), 3);
+    // What is stored here itself is not given up for a link.
+    let curve = theirs.version("curve", b"three").await;
+    store.adopt_version(&curve, &theirs.file(b"three")).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(store.blobs().verify(curve.manifest.digest).await.unwrap(), 5);
+
+    let other = ModelVersion { version: 3, ..second.clone() };
+    assert!(matches!(store.adopt_version(&other, &moved).await, Err(Error::Conflict(_))));
+    let short = theirs.file(b"tw");
+    assert!(message(store.adopt_version(&ModelVersion { version: 9, ..second }, &short).await).contains("2 bytes"));
+    store.remove_model(&name("line")).await.unwrap();
+    store.gc().await.unwrap();
+    assert!(moved.exists(), "only the link goes");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod deploy;
+mod image;
 mod language;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use wattle_train::spec::ClassWeights;
 pub(crate) use self::{
     bench::{Arrivals, BenchFlags, BenchProtocol},
     deploy::DeployFlags,
+    image::{ImageBuildFlags, ImageCommand},
     language::{ChatFlags, EmbedFlags, GenerateFlags, SamplingFlags},
 };
 use crate::config::{KeyFlags, hide_keys};
@@ -113,6 +115,12 @@ pub(crate) enum Command {
     Embed(EmbedFlags),
     /// Put load on a deployment, and measure its latency and what a call costs.
     Bench(Box<BenchFlags>),
+    /// Make container images.
+    #[command(subcommand)]
+    Image(Box<ImageCommand>),
+    /// Ask a server whether it is ready to answer; if not, it ends with 1.
+    #[command(after_help = "Examples:\n  wattle health\n  wattle health --url http://10.0.0.7:8080")]
+    Health,
     /// Sum what was used: requests, processor time, energy.
     Usage(UsageFlags),
     /// Watch deployments live: calls, latency, memory, power.

@@ -62,6 +62,44 @@ impl Store {
         Ok(version)
     }
 
+    /// Takes over a version that another store made, number and all. Its file stays where it is, and has to: what is stored
+    /// is a link. A version that is there already is left as it is.
+    ///
+    /// # Errors
+    /// If the file has not the size that the version says, or another version has the number.
+    pub async fn adopt_version(&self, version: &ModelVersion, file: &Path) -> Result<()> {
+        let _import = self.begin_import().await;
+        let manifest = &version.manifest;
+        self.blobs().link(manifest.digest, manifest.bytes, file).await?;
+        let mut tx = self.catalogue().write().await?;
+        let there = sqlx::query("SELECT * FROM versions WHERE model = ? AND version = ?")
+            .bind(version.model.as_str())
+            .bind(version.version)
+            .fetch_optional(&mut *tx)
+            .await?;
+        if let Some(there) = there {
+            let there = decode(&there)?.manifest.digest;
+            return match there == manifest.digest {
+                true => Ok(()),
+                false => Err(Error::Conflict(format!(
+                    "{}:{} is {there} here already, and not {}",
+                    version.model, version.version, manifest.digest
+                ))),
+            };
+        }
+        insert_model(&mut tx, &version.model).await?;
+        sqlx::query(
+            "INSERT INTO version_counters (model, last) VALUES (?1, ?2) \
+             ON CONFLICT (model) DO UPDATE SET last = max(last, ?2)",
+        )
+        .bind(version.model.as_str())
+        .bind(version.version)
+        .execute(&mut *tx)
+        .await?;
+        insert_numbered(&mut tx, version).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// The model of this name.
     pub async fn model(&self, name: &Name) -> Result<Model> {
         let mut tx = self.catalogue().read().await?;
@@ -138,11 +176,7 @@ impl Store {
 
 /// Writes the next version of a model into the catalogue.
 pub(super) async fn insert(tx: &mut SqliteConnection, model: &Name, manifest: Manifest) -> Result<ModelVersion> {
-    sqlx::query("INSERT INTO models (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING")
-        .bind(model.as_str())
-        .bind(time_text(now()))
-        .execute(&mut *tx)
-        .await?;
+    insert_model(&mut *tx, model).await?;
     let number: i64 = sqlx::query_scalar(
         "INSERT INTO version_counters (model, last) VALUES (?, 1) ON CONFLICT (model) DO UPDATE SET last = last + 1 RETURNING last",
     )
@@ -151,15 +185,31 @@ pub(super) async fn insert(tx: &mut SqliteConnection, model: &Name, manifest: Ma
     .await?;
     let version = u32::try_from(number)
         .map_err(|_| Error::TooLarge(format!("model {model} has no numbers left: choose another name")))?;
-    sqlx::query("INSERT INTO versions (model, version, digest, bytes, manifest) VALUES (?, ?, ?, ?, ?)")
+    let version = ModelVersion { model: model.clone(), version, manifest };
+    insert_numbered(tx, &version).await?;
+    Ok(version)
+}
+
+async fn insert_model(tx: &mut SqliteConnection, model: &Name) -> Result<()> {
+    sqlx::query("INSERT INTO models (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING")
         .bind(model.as_str())
-        .bind(number)
-        .bind(manifest.digest.to_string())
-        .bind(signed(manifest.bytes)?)
-        .bind(to_json("manifest", &manifest)?)
+        .bind(time_text(now()))
         .execute(tx)
         .await?;
-    Ok(ModelVersion { model: model.clone(), version, manifest })
+    Ok(())
+}
+
+async fn insert_numbered(tx: &mut SqliteConnection, version: &ModelVersion) -> Result<()> {
+    let manifest = &version.manifest;
+    sqlx::query("INSERT INTO versions (model, version, digest, bytes, manifest) VALUES (?, ?, ?, ?, ?)")
+        .bind(version.model.as_str())
+        .bind(version.version)
+        .bind(manifest.digest.to_string())
+        .bind(signed(manifest.bytes)?)
+        .bind(to_json("manifest", manifest)?)
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 /// An error unless there is such a version.

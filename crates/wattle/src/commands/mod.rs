@@ -9,6 +9,8 @@ mod deploy;
 mod docs;
 mod embed;
 mod generate;
+mod health;
+mod image;
 mod jobs;
 mod language;
 mod models;
@@ -21,7 +23,7 @@ mod train;
 mod usage;
 mod worker;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use tokio::runtime::Builder;
@@ -34,6 +36,7 @@ use crate::{
 /// What every command that talks to a server needs.
 pub(crate) struct Context {
     pub(crate) client: Client,
+    pub(crate) ca_file: Option<PathBuf>,
     pub(crate) output: OutputFormat,
 }
 
@@ -52,7 +55,8 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
         Command::Docs { page } => return docs::run(page),
         _ => {}
     }
-    let context = Context { client: Client::new(&flags.url, flags.ca_file.as_deref())?, output: flags.output };
+    let client = Client::new(&flags.url, flags.ca_file.as_deref())?;
+    let context = Context { client, ca_file: flags.ca_file, output: flags.output };
     let command = async {
         match flags.command {
             Command::Quickstart(flags) => quickstart::run(&context, &flags).await,
@@ -71,6 +75,8 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
             Command::Chat(flags) => chat::run(&context, flags).await,
             Command::Generate(flags) => generate::run(&context, *flags).await,
             Command::Embed(flags) => embed::run(&context, flags).await,
+            Command::Image(command) => image::run(&context, *command).await,
+            Command::Health => health::run(&context).await,
             Command::Usage(flags) => usage::run(&context, flags).await,
             Command::Top(flags) => top::run(&context, flags).await,
             Command::Gc => usage::collect_garbage(&context).await,

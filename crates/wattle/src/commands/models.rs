@@ -1,16 +1,17 @@
 use std::{io::Write, path::Path};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use indicatif::ProgressBar;
 use reqwest::{Method, header, multipart};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use wattle_core::{Energy, LanguageModel, ModelReference, Name, Selector, TensorSpec, grouped};
-use wattle_serve::Pipeline;
+use wattle_deploy::image::{MANIFEST_FILE, artefact_file};
 use wattle_store::{AliasChange, Manifest, Model, ModelVersion};
 
 use super::{Context, convert::prepare};
 use crate::{
-    client::Upload,
+    client::{Client, Upload},
     flags::{ModelsCommand, OutputFormat},
     output::{bytes, confirm, note, pairs, print, print_line, quantity, significant, table},
 };
@@ -73,7 +74,7 @@ pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()>
     Ok(())
 }
 
-async fn resolve(context: &Context, model: &ModelReference) -> Result<ModelVersion> {
+pub(super) async fn resolve(context: &Context, model: &ModelReference) -> Result<ModelVersion> {
     context.client.get(&version_path(model)).await
 }
 
@@ -125,27 +126,11 @@ async fn import(
 async fn export(context: &Context, model: &ModelReference, dir: &Path) -> Result<()> {
     let version = resolve(context, model).await?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-    let exact = format!("/api/v1/models/{}/versions/{}/model.onnx", version.model, version.version);
-    let mut response = context.client.send(context.client.request(Method::GET, &exact)).await?;
     let part = tempfile::NamedTempFile::new_in(dir).with_context(|| format!("cannot write into {}", dir.display()))?;
-    let mut file = tokio::fs::File::from_std(part.reopen()?);
-    let mut written = 0;
-    while let Some(piece) = response.chunk().await.context("the connection to the server was lost")? {
-        written += piece.len() as u64;
-        file.write_all(&piece).await?;
-    }
-    file.flush().await?;
-    if written != version.manifest.bytes {
-        bail!("the server sent {written} bytes of {}: try again", version.manifest.bytes);
-    }
+    download(&context.client, &version, part.path(), &ProgressBar::hidden()).await?;
     let mut described = tempfile::NamedTempFile::new_in(dir)?;
     described.write_all((serde_json::to_string_pretty(&version)? + "\n").as_bytes())?;
-    let file = match version.manifest.format.as_str() {
-        Pipeline::FORMAT => "pipeline.toml",
-        "gguf" => "model.gguf",
-        _ => "model.onnx",
-    };
-    let (target, manifest) = (dir.join(file), dir.join("manifest.json"));
+    let (target, manifest) = (dir.join(artefact_file(&version.manifest.format)), dir.join(MANIFEST_FILE));
     for (part, place) in [(part, &target), (described, &manifest)] {
         readable(part.path())?;
         part.persist(place)
@@ -155,6 +140,25 @@ async fn export(context: &Context, model: &ModelReference, dir: &Path) -> Result
     match context.output {
         OutputFormat::Json => print_line(&json!({ "model": target, "manifest": manifest }).to_string())?,
         OutputFormat::Table => note(&format!("wrote {} and {}", target.display(), manifest.display())),
+    }
+    Ok(())
+}
+
+/// Writes a version's artefact into a file, and checks that it is what the server says it is.
+pub(super) async fn download(client: &Client, version: &ModelVersion, into: &Path, bar: &ProgressBar) -> Result<()> {
+    let exact = format!("/api/v1/models/{}/versions/{}/model.onnx", version.model, version.version);
+    let mut response = client.send(client.request(Method::GET, &exact)).await?;
+    let unwritable = || format!("cannot write {}", into.display());
+    let mut file = tokio::fs::File::create(into).await.with_context(unwritable)?;
+    while let Some(piece) = response.chunk().await.context("the connection to the server was lost")? {
+        file.write_all(&piece).await.with_context(unwritable)?;
+        bar.inc(piece.len() as u64);
+    }
+    file.flush().await.with_context(unwritable)?;
+    let (digest, written) = wattle_store::digest_file(into).await?;
+    if digest != version.manifest.digest {
+        let Manifest { digest: wanted, bytes, .. } = &version.manifest;
+        bail!("the server sent {written} bytes with digest {digest}, and not the {bytes} with {wanted}: try again");
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ const CALLS: usize = 500;
 pub(crate) async fn run(context: &Context, flags: &QuickstartFlags) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("wattle-").tempdir().context("cannot make a temporary folder")?;
     let mut server = Server::start(folder.path(), flags.keep).await?;
-    let context = Context { client: Client::new(&server.url, None)?, output: context.output };
+    let context = Context { client: Client::new(&server.url, None)?, ca_file: None, output: context.output };
     let shown = tokio::select! {
         shown = show(&context, folder.path()) => shown,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),

@@ -1,3 +1,5 @@
+mod models;
+
 use std::{
     env,
     io::{self, IsTerminal},
@@ -60,6 +62,10 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
     })?;
     let address = listener.local_addr()?;
     let store = Store::open(&config.data_dir).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let models = match &config.models_dir {
+        Some(folder) => models::deploy(folder, &store).await?,
+        None => Vec::new(),
+    };
     let meter = Meter::start(&config.data_dir.join("ledger.sqlite"), config.sensor).await?;
     let jobs_options =
         JobsOptions { program: program.clone(), max_running: config.max_training, max_waiting: MAX_WAITING_JOBS };
@@ -68,19 +74,26 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
     let processes = Processes::new(program.clone(), &["worker", "serve"], &config.data_dir.join("run"))?;
     let launcher = Arc::new(Workers(processes));
     let server = Server::start(store.clone(), meter.clone(), config.serving, Some(launcher)).await?;
-    let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program });
+    // A signal ends a load that takes long.
+    tokio::select! {
+        loaded = models::load(&models, &server) => loaded?,
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    }
+    let is_fixed = config.models_dir.is_some();
+    let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program, is_fixed });
     let traces = config.traces.map(|(endpoint, name)| Traces::start(&endpoint, name.as_deref()));
     let traces = traces.transpose()?.map(Arc::new);
     let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits, traces.clone());
 
-    if !address.ip().is_loopback() {
+    if !address.ip().is_loopback() && !is_fixed {
         tracing::warn!(%address, "anyone who reaches this address can use and change this server: there are no keys");
     }
-    print_line(&format!(
-        "wattle {} listens on {scheme}://{address} and keeps its data in {}",
-        env!("CARGO_PKG_VERSION"),
-        config.data_dir.display()
-    ))?;
+    let about = match &config.models_dir {
+        Some(folder) => format!("serves the models of {}", folder.display()),
+        None => format!("keeps its data in {}", config.data_dir.display()),
+    };
+    print_line(&format!("wattle {} listens on {scheme}://{address} and {about}", env!("CARGO_PKG_VERSION")))?;
 
     let closing = Arc::clone(&service);
     let shutdown = async move {

@@ -17,7 +17,7 @@ use super::{
     form::{
         Form, Written, address, bytes, choice, collector, filter, name, names, optional, path, quantity, seconds, whole,
     },
-    settings::LogFormat,
+    settings::{LogFormat, Role},
 };
 
 /// The sections of the file, in its order, and what they are about.
@@ -26,6 +26,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("limits", "What it takes at most; over a limit a caller is told so at once."),
     ("memory", "The memory of models."),
     ("deployments", "What holds for a deployment that does not say otherwise."),
+    ("worker", "What a server with the role of a worker serves."),
     ("training", "Training jobs."),
     ("energy", "What the machine draws, for one without energy counters, or read off a wall meter."),
     ("log", "The log, which goes to the standard error."),
@@ -58,6 +59,7 @@ const MOST_HEADER_BYTES: u64 = 1 << 20;
 const MOST_STREAMS: u64 = 100_000;
 
 const ISOLATIONS: &[(&str, Isolation)] = &[("thread", Isolation::Thread), ("process", Isolation::Process)];
+const ROLES: &[(&str, Role)] = &[("all", Role::All), ("worker", Role::Worker)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// All keys, in the order of [`SECTIONS`].
@@ -72,6 +74,13 @@ fn table() -> Vec<Key> {
             .about("The address to listen on; port 0 takes a free one.")
             .flag("listen")
             .variable("WATTLE_LISTEN"),
+        Key::new("server.role", choice("all|worker", ROLES), |s| &mut s.role)
+            .about(
+                "What the server is for: everything, or to serve the models that it is started with, which is what a \
+                 container does; a worker refuses whatever would change that.",
+            )
+            .flag("role")
+            .variable("WATTLE_ROLE"),
         Key::new("server.data_dir", optional(path("folder")), |s| &mut s.data_dir)
             .about("Where models, data sets and the ledger are kept.")
             .flag("data-dir")
@@ -136,7 +145,7 @@ fn table() -> Vec<Key> {
         Key::new("memory.budget_bytes", bytes(1..=MOST_MEMORY_BYTES), |s| &mut s.memory_budget_bytes)
             .about("The memory that models may take together; the least valuable make room.")
             .flag("memory-budget")
-            .default_is("half of the machine's or the container's"),
+            .default_is("half of the machine's or the container's, and seven eighths for a worker"),
         Key::new("memory.prefix_bytes", bytes(0..=MOST_MEMORY_BYTES), |s| &mut s.prefix_bytes)
             .about("What each language model may keep of its prompts on the disk while it is not loaded."),
         Key::new("deployments.max_batch_size", optional(whole(1..=1 << 20)), |s| &mut s.deployments.max_batch_size)
@@ -168,6 +177,11 @@ fn table() -> Vec<Key> {
             &mut s.deployments.max_inter_token_ms
         })
         .about("How long a token of a language model's answer may take while prompts of other calls are read."),
+        Key::new("worker.models_dir", optional(path("folder")), |s| &mut s.models_dir)
+            .about("A folder of models, each in a folder as `wattle models export` writes it.")
+            .flag("models-dir")
+            .variable("WATTLE_MODELS_DIR")
+            .default_is("none, and a worker needs one"),
         Key::new("training.max_running", whole(1..=MOST_JOBS), |s| &mut s.max_training)
             .about("Training jobs that run at once; others wait.")
             .flag("max-training"),

@@ -18,5 +18,5 @@ mod sources;
 pub(crate) use flags::{KeyFlags, hide_keys};
 pub(crate) use problem::{Problem, Problems};
 pub(crate) use resolve::Config;
-pub(crate) use settings::{LogFormat, Settings};
+pub(crate) use settings::{LogFormat, Settings, home_folder};
 pub(crate) use sources::{Loaded, Sources};

@@ -8,13 +8,18 @@ use wattle_api::http::{ConnectionLimits, Limits, TlsFiles};
 use wattle_meter::SensorConfig;
 use wattle_serve::{LanguageOptions, ServeOptions};
 
-use super::{Loaded, Problem, Problems, Settings, settings::LogFormat};
+use super::{
+    Loaded, Problem, Problems, Settings,
+    settings::{LogFormat, Role},
+};
 
 /// Everything that was decided about a server, in the form that its parts take.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
+    /// The folder of models that a worker serves; absent where the server is for everything.
+    pub(crate) models_dir: Option<PathBuf>,
     pub(crate) grace: Duration,
     pub(crate) serving: ServeOptions,
     pub(crate) limits: Limits,
@@ -38,16 +43,33 @@ impl Loaded {
         let mut problems = self.problems.clone();
         let said = self.settings.clone();
         let sensor = sensor(&said);
+        let is_default = |key: &str| self.origin(key).kind() == "default";
         if let Err(error) = sensor.check() {
             // What is wrong is one of the two, and the second is the rarer one to be given.
             let key = ["energy.full_watts", "energy.idle_watts"];
-            let key = key.into_iter().find(|key| self.origin(key).kind() != "default").unwrap_or(key[0]);
+            let key = key.into_iter().find(|key| !is_default(key)).unwrap_or(key[0]);
             problems.push(Problem::new(self.origin(key), error.to_string()));
         }
         if said.data_dir.is_none() {
             let problem = "has no default where there is no home folder: say where data goes, as with --data-dir";
             problems.push(Problem::of_key(self.origin("server.data_dir"), "server.data_dir", problem));
         }
+        match (said.role, &said.models_dir) {
+            (Role::Worker, None) => {
+                let problem = "is missing: a worker serves a folder of models; say which, as with --models-dir";
+                problems.push(Problem::of_key(self.origin("worker.models_dir"), "worker.models_dir", problem));
+            }
+            (Role::All, Some(_)) => {
+                let problem = "is for a worker: say --role worker too, or import the models";
+                problems.push(Problem::of_key(self.origin("worker.models_dir"), "worker.models_dir", problem));
+            }
+            _ => {}
+        }
+        // What a worker serves has its container for itself.
+        let memory_budget_bytes = match said.role {
+            Role::Worker if is_default("memory.budget_bytes") => said.memory_budget_bytes / 4 * 7,
+            _ => said.memory_budget_bytes,
+        };
         let tls = match (said.tls_cert, said.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
             (None, None) => None,
@@ -68,7 +90,7 @@ impl Loaded {
                     max_computing: said.max_computing,
                     max_waiting: said.max_waiting,
                     max_tenant_requests: said.max_calls_per_tenant.unwrap_or(usize::MAX),
-                    memory_budget_bytes: said.memory_budget_bytes,
+                    memory_budget_bytes,
                     defaults: said.deployments,
                     language: LanguageOptions {
                         max_waiting: said.max_waiting_generations,
@@ -98,6 +120,7 @@ impl Loaded {
                 log_format: said.log_format,
                 log_filter: said.log_filter,
                 data_dir,
+                models_dir: said.models_dir,
                 traces: said.otlp_endpoint.map(|endpoint| (endpoint, said.service_name)),
             }),
             _ => Err(Problems(problems)),

@@ -11,6 +11,7 @@ use serde::Serialize;
 /// What the keys say, one field for each; `keys` tells what they mean.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
+    pub(super) role: Role,
     pub(super) listen: SocketAddr,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) allow_hosts: Vec<String>,
@@ -33,6 +34,7 @@ pub(crate) struct Settings {
     pub(super) memory_budget_bytes: u64,
     pub(super) prefix_bytes: u64,
     pub(super) deployments: wattle_store::Settings,
+    pub(super) models_dir: Option<PathBuf>,
     pub(super) max_training: usize,
     pub(super) idle_watts: Option<f64>,
     pub(super) full_watts: Option<f64>,
@@ -40,6 +42,16 @@ pub(crate) struct Settings {
     pub(super) log_filter: String,
     pub(super) otlp_endpoint: Option<String>,
     pub(super) service_name: Option<String>,
+}
+
+/// What a server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    /// Everything.
+    All,
+    /// To serve what it was started with, and nothing else.
+    Worker,
 }
 
 /// How lines of the log are written.
@@ -67,6 +79,7 @@ impl Settings {
 
     pub(super) fn said_by_nobody() -> Settings {
         Settings {
+            role: Role::All,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             data_dir: home_folder("XDG_DATA_HOME", ".local/share").map(|base| base.join("wattle")),
             allow_hosts: Vec::new(),
@@ -90,6 +103,7 @@ impl Settings {
             memory_budget_bytes: wattle_meter::memory_bytes().map_or(1 << 30, |bytes| (bytes >> 21).max(1) << 20),
             prefix_bytes: 512 << 20,
             deployments: deployments(),
+            models_dir: None,
             max_training: 1,
             idle_watts: None,
             full_watts: None,
@@ -116,7 +130,7 @@ fn deployments() -> wattle_store::Settings {
 }
 
 /// A folder of the user, by the XDG Base Directory Specification.
-pub(super) fn home_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
+pub(crate) fn home_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
     let given = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     given.or_else(|| env::home_dir().map(|home| home.join(below_home)))
 }

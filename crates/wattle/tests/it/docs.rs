@@ -12,6 +12,7 @@
 
 use std::{
     fs::{self, File},
+    net::TcpListener,
     os::unix::fs::symlink,
     path::Path,
     process::{Command, Stdio},
@@ -26,6 +27,10 @@ use crate::{
 
 /// The address that pages show.
 const SHOWN_ADDRESS: &str = "127.0.0.1:8080";
+/// The address that pages show of a container.
+const SHOWN_CONTAINER: &str = "127.0.0.1:8081";
+/// The page whose commands need a Docker Engine, so that it is checked with what else does.
+pub(crate) const ON_CONTAINERS: &str = "docs/containers.md";
 
 /// Pages without commands of a reader's: generated, mathematics, and measurements that last for minutes.
 const NOT_RUN: [&str; 4] = ["docs/cli.md", "docs/configuration.md", "docs/formulas.md", "docs/benchmarks.md"];
@@ -61,14 +66,14 @@ pages! {
 fn no_page_is_left_out() {
     for entry in fs::read_dir(root().join("docs")).unwrap() {
         let name = format!("docs/{}", entry.unwrap().file_name().to_str().unwrap());
-        let known = PAGES.contains(&name.as_str()) || NOT_RUN.contains(&name.as_str());
+        let known = PAGES.contains(&name.as_str()) || name == ON_CONTAINERS || NOT_RUN.contains(&name.as_str());
         assert!(known || !name.ends_with(".md"), "{name} is not checked: name it in pages!");
     }
 }
 
 #[test]
 fn links_between_pages_lead_to_their_headings() {
-    let pages = PAGES.iter().chain(&NOT_RUN).filter(|page| root().join(page).is_file());
+    let pages = PAGES.iter().chain(&NOT_RUN).chain(&[ON_CONTAINERS]).filter(|page| root().join(page).is_file());
     for page in pages {
         let text = read(page);
         for target in links(&text) {
@@ -145,7 +150,7 @@ impl Step {
     }
 }
 
-fn check_page(page: &str) {
+pub(crate) fn check_page(page: &str) {
     let curl = Command::new("curl").arg("--version").stdout(Stdio::null()).status();
     assert!(curl.is_ok(), "the documents call curl, which is missing: `scripts/setup.sh test` installs it");
     let steps = steps(&read(page));
@@ -198,6 +203,7 @@ fn check_page(page: &str) {
 /// The shell script that takes all steps, each with its output in a file and a mark that it went well.
 fn script(steps: &[Step], folder: &Path, url: &str) -> String {
     let mut script = String::from("set -e -o pipefail\n");
+    let container = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     if steps.iter().any(|step| matches!(step, Step::Python { .. })) {
         script += &format!("python=\"$({}/scripts/venv.sh test)\"\n", root().display());
     }
@@ -206,7 +212,8 @@ fn script(steps: &[Step], folder: &Path, url: &str) -> String {
             Step::Shell { lines, .. } => lines.lines().map(|line| translated(line) + "\n").collect::<String>(),
             Step::Python { program, .. } => format!("\"$python\" -B - <<'END-OF-PROGRAM'\n{program}END-OF-PROGRAM\n"),
         };
-        let lines = lines.replace(SHOWN_ADDRESS, url.trim_start_matches("http://"));
+        let lines =
+            lines.replace(SHOWN_ADDRESS, url.trim_start_matches("http://")).replace(SHOWN_CONTAINER, &container);
         let output = format!("{}/output.{index}", folder.display());
         script += &match step.must_fail() {
             // The shell goes on where the last command failed as it should, and nowhere else.

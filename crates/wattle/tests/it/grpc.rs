@@ -16,9 +16,14 @@ pub(crate) type Client = GrpcInferenceServiceClient<Channel>;
 
 /// Runs a test's calls; all of them end within its patience.
 pub(crate) fn calls<T>(server: &Server, calls: impl AsyncFnOnce(Channel) -> T) -> T {
+    calls_at(&server.url, calls)
+}
+
+/// The same of whatever answers there.
+pub(crate) fn calls_at<T>(url: &str, calls: impl AsyncFnOnce(Channel) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let channel = Channel::from_shared(server.url.clone()).unwrap().connect().await.unwrap();
+        let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
         tokio::time::timeout(PATIENCE, calls(channel)).await.unwrap()
     })
 }
@@ -28,6 +33,12 @@ pub(crate) fn founding(id: &str, values: &[f64]) -> ModelInferRequest {
     let contents = InferTensorContents { fp64_contents: values.to_vec(), ..Default::default() };
     let input = tensor("x", "FP64", &[values.len() as i64, 1], Some(contents));
     ModelInferRequest { model_name: "founding".into(), id: id.into(), inputs: vec![input], ..Default::default() }
+}
+
+/// Calls the founding model, which answers.
+pub(crate) async fn founding_is_answered(channel: Channel) {
+    let response = Client::new(channel).model_infer(founding("1", &[1.0, 2.0])).await.unwrap().into_inner();
+    assert_eq!(numbers(&response, "y_pred"), [3.0, 5.0]);
 }
 
 /// The same with raw bytes.

@@ -9,11 +9,13 @@ mod crash;
 mod data;
 mod deploy;
 mod disk;
+mod docker;
 mod docs;
 mod edge;
 mod encoding;
 mod grpc;
 mod http2;
+mod image;
 mod isolation;
 mod jobs;
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "what the engine's own tests use as well")]
@@ -39,3 +41,4 @@ mod top;
 mod traces;
 mod train;
 mod usage;
+mod worker;

@@ -1,0 +1,108 @@
+//! A server that serves a folder of models and nothing else, as a container does.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::{
+    grpc::calls_at,
+    support::{Server, command, post, send, words},
+};
+
+/// A folder with the founding model, and the server that it came from.
+fn exported() -> (tempfile::TempDir, Server) {
+    let server = Server::start();
+    server.import_founding();
+    let folder = tempfile::tempdir().unwrap();
+    export(&server, "founding", &folder);
+    (folder, server)
+}
+
+fn export(server: &Server, model: &str, folder: &tempfile::TempDir) {
+    server.wattle(&["models", "export", model, folder.path().join("any-name").to_str().unwrap()]);
+}
+
+fn worker(folder: &tempfile::TempDir) -> Server {
+    Server::start_with(&["--role", "worker", "--models-dir", folder.path().to_str().unwrap()])
+}
+
+fn answer(worker: &Server) -> Value {
+    post(&format!("{}/predict", worker.url), &json!({"x": [1.0]})).json()
+}
+
+#[test]
+fn a_worker_serves_its_folder_by_every_protocol_and_changes_nothing() {
+    let (folder, _server) = exported();
+    let worker = worker(&folder);
+    assert_eq!(answer(&worker), json!({"y_pred": [[3.0]]}));
+    calls_at(&worker.url, async |channel| crate::grpc::founding_is_answered(channel).await);
+    let deployments = worker.json(&["ps"]);
+    assert_eq!(deployments[0]["loaded"], true);
+    assert_eq!(deployments[0]["isolation"], "thread");
+    assert_eq!(worker.wattle(&["health"]), "");
+
+    let refusals = [
+        worker.fails(&["undeploy", "founding"]),
+        worker.fails(&["deploy", "founding"]),
+        worker.fails(&words("models import --name other --coef examples/model.npy")),
+        worker.fails(&["models", "rm", "founding"]),
+        worker.fails(&words("data add line examples/line.csv")),
+        worker.fails(&words("train --algorithm linear-regression --data examples/line.csv --target y --name line")),
+        worker.fails(&["gc"]),
+    ];
+    for refusal in refusals {
+        assert!(refusal.contains("this server is a worker"), "{refusal}");
+    }
+    let unload = send(|client| client.post(format!("{}/v2/repository/models/founding/unload", worker.url)));
+    assert_eq!(unload.status, 403, "{}", unload.text);
+    assert_eq!(answer(&worker), json!({"y_pred": [[3.0]]}));
+}
+
+#[test]
+fn a_worker_that_starts_again_serves_what_its_folder_has_then() {
+    let (folder, server) = exported();
+    let data = tempfile::tempdir().unwrap();
+    let start = || {
+        let models = folder.path().to_str().unwrap();
+        Server::start_in(data.path(), &["--role", "worker", "--models-dir", models])
+    };
+    let first = start();
+    assert_eq!(first.json(&["ps"])[0]["version"], 1);
+    drop(first);
+    server.import_founding();
+    export(&server, "founding", &folder);
+    let second = start();
+    assert_eq!((second.json(&["ps"])[0]["version"].clone(), answer(&second)), (json!(2), json!({"y_pred": [[3.0]]})));
+}
+
+#[test]
+fn a_folder_that_cannot_be_served_is_told() {
+    let (folder, _server) = exported();
+    let told = |arguments: &[&str]| {
+        let data = tempfile::tempdir().unwrap();
+        let mut command = command();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data.path()).args(arguments);
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let models = folder.path().to_str().unwrap();
+    let worker = ["--role", "worker", "--models-dir", models];
+    assert!(told(&["--role", "worker"]).contains("worker.models_dir is missing"));
+    assert!(told(&["--models-dir", models]).contains("--role worker"));
+    assert!(told(&["--role", "worker", "--models-dir", "/nowhere"]).contains("cannot read the folder /nowhere"));
+    let one = folder.path().join("any-name");
+    fs::write(one.join("model.onnx"), "short").unwrap();
+    assert!(told(&worker).contains("5 bytes"));
+    fs::write(one.join("manifest.json"), "{").unwrap();
+    assert!(told(&worker).contains("manifest.json is no manifest of a model"));
+    fs::remove_dir_all(&one).unwrap();
+    assert!(told(&worker).contains("there is no model in"));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_not_healthy() {
+    let output = command().env("WATTLE_URL", crate::support::nobody()).arg("health").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no server answers"));
+}
