@@ -13,7 +13,7 @@ use std::{
     },
     task::{self, Poll, ready},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::Stream;
@@ -33,6 +33,8 @@ use crate::{
     processors::Processors,
 };
 
+/// How long the next one of a crowd is waited for; a prompt takes ten times as long and more.
+const GATHERING: Duration = Duration::from_millis(3);
 /// Whoever is refused is told to come back after at least, and at most, so many seconds.
 const RETRY_SECONDS: (u64, u64) = (1, 60);
 
@@ -44,7 +46,7 @@ pub struct Scheduler {
 }
 
 /// What the thread is told.
-enum Order {
+pub(super) enum Order {
     Generate(Box<Group>),
     Embed(Box<Embedding>),
     Save(PathBuf, oneshot::Sender<io::Result<()>>),
@@ -286,6 +288,7 @@ impl Clock for Machine {
 /// Steps until nobody has a handle any more. It sleeps while there is nothing to do.
 fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared, step: impl Fn(&mut Steps)) {
     let stepped = catch_unwind(AssertUnwindSafe(|| {
+        let mut crowd = 0;
         loop {
             if steps.is_idle() {
                 publish(&steps, shared);
@@ -293,6 +296,7 @@ fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared, st
                     Ok(order) => follow(&mut steps, order),
                     Err(_) => return,
                 }
+                gather(&mut steps, orders, std::mem::take(&mut crowd), GATHERING);
             }
             loop {
                 match orders.try_recv() {
@@ -304,6 +308,7 @@ fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared, st
             }
             if !steps.is_idle() {
                 step(&mut steps);
+                crowd = crowd.max(steps.groups.len());
                 publish(&steps, shared);
             }
         }
@@ -313,6 +318,17 @@ fn run(mut steps: Steps, orders: &blocking::Receiver<Order>, shared: &Shared, st
         shared.has_panicked.store(true, Relaxed);
         // Whoever waits is told by the closing of what it waits on; what is left may be in any state.
         std::mem::forget(steps.engine);
+    }
+}
+
+/// After one order of an idle scheduler, takes in those of as many as were here together before: whoever was answered in
+/// the same step asks again at about the same time, and prompts that are read together hold up no answer.
+pub(super) fn gather(steps: &mut Steps, orders: &blocking::Receiver<Order>, crowd: usize, patience: Duration) {
+    for _ in 1..crowd {
+        match orders.recv_timeout(patience) {
+            Ok(order) => follow(steps, order),
+            Err(_) => return,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     Caller, Request, Scheduler, SchedulerSettings,
     fake::{FakeAnswer, FakeClock, FakeEngine, VOCABULARY, World, alone, said_alone},
     group::Group,
+    scheduler::{Order, gather},
     steps::Steps,
 };
 use crate::{
@@ -228,6 +229,46 @@ async fn a_scheduler_that_panics_hangs_nobody_and_says_that_it_is_gone() {
     let pieces: Vec<Result<Piece>> = scheduler.generate(request).unwrap().collect().await;
     assert!(matches!(pieces.as_slice(), [Err(Error::Run(_))]), "{pieces:?}");
     assert!(!scheduler.is_alive());
+}
+
+#[test]
+fn those_who_were_here_together_are_read_together_again_and_nobody_else_waits() {
+    let mut bench = Bench::new(LIMITS, true, settings());
+    let (send, orders) = std::sync::mpsc::channel();
+    let ask = |seed| {
+        let answers = vec![Box::new(FakeAnswer::new(None)) as Box<dyn Answer>];
+        let caller = Caller::default();
+        let request = Request { prompt: text(seed, 20), answers, choices: 1, max_tokens: Some(3), caller };
+        let (group, told) = Group::new(request, &LIMITS, None);
+        (Order::Generate(Box::new(group)), told)
+    };
+    // The one who comes last is waited for, whoever was alone for nobody: neither takes the patience of an hour.
+    let hour = Duration::from_secs(3600);
+    let (first, _told) = ask(1);
+    send.send(first).unwrap();
+    for crowd in [0, 1] {
+        gather(&mut bench.steps, &orders, crowd, hour);
+        assert!(bench.steps.is_idle());
+    }
+    let mut told = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for seed in 2..4 {
+                std::thread::sleep(Duration::from_millis(20));
+                let (order, pieces) = ask(seed);
+                told.push(pieces);
+                send.send(order).unwrap();
+            }
+        });
+        gather(&mut bench.steps, &orders, 4, hour);
+    });
+    assert!(orders.try_recv().is_err(), "all three were taken in");
+    bench.finish();
+    for (told, seed) in told.iter_mut().zip(2..) {
+        assert_eq!(outcome(told).unwrap().0, [alone(&text(seed, 20), None, 3, 2048)]);
+    }
+    // And those who do not come are not waited for longer.
+    gather(&mut bench.steps, &orders, 4, Duration::ZERO);
 }
 
 #[test]
