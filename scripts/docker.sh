@@ -31,10 +31,11 @@ dockerd --host "$DOCKER_HOST" --data-root "$folder/data" --exec-root "$folder/ex
   >"$folder/log" 2>&1 &
 engine=$!
 
-# What the engine mounted goes with it; what is still mounted all the same is not looked into.
+# The engine leaves a name of a network mounted behind.
 end() {
   kill "$engine" 2>/dev/null || true
   wait "$engine" 2>/dev/null || true
+  cut -d ' ' -f 2 /proc/mounts | { grep "^$folder/" || true; } | sort -r | xargs --no-run-if-empty umount
   rm -rf --one-file-system "$folder"
 }
 trap end EXIT

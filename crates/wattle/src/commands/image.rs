@@ -70,7 +70,7 @@ async fn build(context: &Context, flags: ImageBuildFlags) -> Result<()> {
     let work = tempfile::tempdir().context("cannot make a folder for temporary files")?;
     let mut models = Vec::new();
     for model in &flags.models {
-        let version = models::resolve(context, model).await?;
+        let version = models::resolve(&context.client, model).await?;
         let file = work.path().join(format!("{}.model", version.model));
         let bar = progress(version.manifest.bytes, "fetching")?;
         models::download(&context.client, &version, &file, &bar).await?;

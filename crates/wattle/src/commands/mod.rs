@@ -45,7 +45,7 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
     match flags.command {
         Command::Worker(command) => return worker::run(&command),
         Command::Serve(serve) => {
-            block_on(Builder::new_multi_thread(), serve::run(&serve))?;
+            block_on(Builder::new_multi_thread(), serve::run(&serve, flags.ca_file.as_deref()))?;
             // A model may still be loaded, or computed with for a call whose grace is over.
             wattle_engine::exit(0)
         }

@@ -37,7 +37,7 @@ pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()>
             })?;
         }
         ModelsCommand::Show { model } => {
-            let version = resolve(context, &model).await?;
+            let version = resolve(&context.client, &model).await?;
             let aliases = match context.output {
                 OutputFormat::Json => String::new(),
                 OutputFormat::Table => {
@@ -74,8 +74,8 @@ pub(crate) async fn run(context: &Context, command: ModelsCommand) -> Result<()>
     Ok(())
 }
 
-pub(super) async fn resolve(context: &Context, model: &ModelReference) -> Result<ModelVersion> {
-    context.client.get(&version_path(model)).await
+pub(super) async fn resolve(client: &Client, model: &ModelReference) -> Result<ModelVersion> {
+    client.get(&version_path(model)).await
 }
 
 fn version_path(model: &ModelReference) -> String {
@@ -124,7 +124,7 @@ async fn import(
 /// Writes both files beside their places and moves them there when they are whole: first the model, then its manifest.
 /// Interrupted between the two, it leaves a whole model beside another one's manifest, whose digest tells them apart.
 async fn export(context: &Context, model: &ModelReference, dir: &Path) -> Result<()> {
-    let version = resolve(context, model).await?;
+    let version = resolve(&context.client, model).await?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
     let part = tempfile::NamedTempFile::new_in(dir).with_context(|| format!("cannot write into {}", dir.display()))?;
     download(&context.client, &version, part.path(), &ProgressBar::hidden()).await?;
@@ -191,7 +191,7 @@ async fn alias(context: &Context, model: &ModelReference, alias: Option<Name>, r
         let removed = format!("{}@{alias}", model.model);
         return Ok(confirm(context.output, &json!({ "removed": removed }), &format!("alias {removed} removed"))?);
     }
-    let version = resolve(context, model).await?.version;
+    let version = resolve(&context.client, model).await?.version;
     let changed: Model = context.client.put(&path, &json!({ "version": version })).await?;
     print(context.output, &changed, |_| format!("{}@{alias} is version {version}", model.model))?;
     Ok(())

@@ -1,8 +1,10 @@
+mod fetch;
 mod models;
 
 use std::{
     env,
     io::{self, IsTerminal},
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -40,7 +42,8 @@ const OTHER_FILES: u64 = 512;
 /// Training jobs that may wait.
 const MAX_WAITING_JOBS: usize = 100;
 
-pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
+/// Runs a server; `ca_file` are the authorities that a worker trusts where it fetches models.
+pub(crate) async fn run(flags: &ServeFlags, ca_file: Option<&Path>) -> Result<ExitCode> {
     let loaded = Sources::new(flags).load();
     let config = loaded.resolve()?;
     let program = env::current_exe().context("cannot tell where this program is")?;
@@ -62,8 +65,13 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
     })?;
     let address = listener.local_addr()?;
     let store = Store::open(&config.data_dir).await.map_err(|error| anyhow::anyhow!("{error}"))?;
-    let models = match &config.models_dir {
-        Some(folder) => models::deploy(folder, &store).await?,
+    let models = match &config.worker {
+        // A signal ends a fetch that takes long.
+        Some(worker) => tokio::select! {
+            models = models::deploy(worker, ca_file, &store) => models?,
+            _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+            _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        },
         None => Vec::new(),
     };
     let meter = Meter::start(&config.data_dir.join("ledger.sqlite"), config.sensor).await?;
@@ -80,7 +88,7 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     }
-    let is_fixed = config.models_dir.is_some();
+    let is_fixed = config.worker.is_some();
     let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program, is_fixed });
     let traces = config.traces.map(|(endpoint, name)| Traces::start(&endpoint, name.as_deref()));
     let traces = traces.transpose()?.map(Arc::new);
@@ -89,8 +97,8 @@ pub(crate) async fn run(flags: &ServeFlags) -> Result<ExitCode> {
     if !address.ip().is_loopback() && !is_fixed {
         tracing::warn!(%address, "anyone who reaches this address can use and change this server: there are no keys");
     }
-    let about = match &config.models_dir {
-        Some(folder) => format!("serves the models of {}", folder.display()),
+    let about = match &config.worker {
+        Some(worker) => format!("serves the models of {}", worker.models_dir.display()),
         None => format!("keeps its data in {}", config.data_dir.display()),
     };
     print_line(&format!("wattle {} listens on {scheme}://{address} and {about}", env!("CARGO_PKG_VERSION")))?;

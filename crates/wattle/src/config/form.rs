@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
 use wattle_train::spec::Memory;
 
+use super::Wanted;
+
 /// A value as somebody wrote it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Written {
@@ -102,20 +104,36 @@ pub(super) fn name() -> Form<String> {
 
 /// Names, in the environment between commas.
 pub(super) fn names() -> Form<Vec<String>> {
-    let names = form("NAME", "a list of names".into(), |written, _| {
-        let mut names = Vec::new();
+    list("NAME", "a list of names", |name| (!name.is_empty()).then(|| name.to_owned()))
+}
+
+/// Versions of models, in the environment between commas.
+pub(super) fn versions() -> Form<Vec<Wanted>> {
+    list("NAME:VERSION", "a list of versions, as in iris:3 or iris:3@sha256:…", |version| version.parse().ok())
+}
+
+fn list<T: Serialize + 'static>(
+    placeholder: &'static str,
+    expects: &str,
+    one: impl Fn(&str) -> Option<T> + Send + Sync + 'static,
+) -> Form<Vec<T>> {
+    let list = form(placeholder, expects.into(), move |written, _| {
+        let mut found = Vec::new();
         for written in if let Written::List(all) = written { all.as_slice() } else { std::slice::from_ref(written) } {
             match written {
-                Written::Text(name) => names.push(name.trim().to_owned()),
-                Written::Bare(all) => names.extend(all.split(',').map(|name| name.trim().to_owned())),
+                Written::Text(text) => found.push(one(text.trim())?),
+                Written::Bare(all) => {
+                    for text in all.split(',') {
+                        found.push(one(text.trim())?);
+                    }
+                }
                 _ => return None,
             }
         }
         // A string of the file is not a list of one.
-        let is_list = !matches!(written, Written::Text(_));
-        (is_list && names.iter().all(|name| !name.is_empty())).then_some(names)
+        (!matches!(written, Written::Text(_))).then_some(found)
     });
-    Form { takes_many: true, ..names }
+    Form { takes_many: true, ..list }
 }
 
 /// One of a few words.
@@ -145,6 +163,15 @@ pub(super) fn collector() -> Form<String> {
         let text = written.text()?.trim();
         let url = reqwest::Url::parse(text).ok()?;
         (url.scheme() == "http" && url.has_host()).then(|| text.to_owned())
+    })
+}
+
+/// Where a server is.
+pub(super) fn server() -> Form<String> {
+    form("URL", "an address, as in http://127.0.0.1:8080".into(), |written, _| {
+        let text = written.text()?.trim();
+        let url = reqwest::Url::parse(text).ok()?;
+        (matches!(url.scheme(), "http" | "https") && url.has_host()).then(|| text.to_owned())
     })
 }
 

@@ -15,7 +15,8 @@ use wattle_store::Isolation;
 use super::{
     Settings,
     form::{
-        Form, Written, address, bytes, choice, collector, filter, name, names, optional, path, quantity, seconds, whole,
+        Form, Written, address, bytes, choice, collector, filter, name, names, optional, path, quantity, seconds,
+        server, versions, whole,
     },
     settings::{LogFormat, Role},
 };
@@ -178,10 +179,20 @@ fn table() -> Vec<Key> {
         })
         .about("How long a token of a language model's answer may take while prompts of other calls are read."),
         Key::new("worker.models_dir", optional(path("folder")), |s| &mut s.models_dir)
-            .about("A folder of models, each in a folder as `wattle models export` writes it.")
+            .about("A folder of models, each in a folder as `wattle models export` writes it; what is fetched is kept here.")
             .flag("models-dir")
             .variable("WATTLE_MODELS_DIR")
             .default_is("none, and a worker needs one"),
+        Key::new("worker.models", versions(), |s| &mut s.models)
+            .about("The versions to serve, of which those are fetched that the folder does not have.")
+            .flag("model")
+            .variable("WATTLE_MODELS")
+            .default_is("all that the folder has, the highest version of each"),
+        Key::new("worker.source", optional(server()), |s| &mut s.models_source)
+            .about("The server that has them.")
+            .flag("models-source")
+            .variable("WATTLE_MODELS_SOURCE")
+            .default_is("none, and nothing is fetched"),
         Key::new("training.max_running", whole(1..=MOST_JOBS), |s| &mut s.max_training)
             .about("Training jobs that run at once; others wait.")
             .flag("max-training"),

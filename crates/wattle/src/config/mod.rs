@@ -14,9 +14,11 @@ pub(crate) mod reference;
 mod resolve;
 mod settings;
 mod sources;
+mod wanted;
 
 pub(crate) use flags::{KeyFlags, hide_keys};
 pub(crate) use problem::{Problem, Problems};
-pub(crate) use resolve::Config;
+pub(crate) use resolve::{Config, Worker};
 pub(crate) use settings::{LogFormat, Settings, home_folder};
 pub(crate) use sources::{Loaded, Sources};
+pub(crate) use wanted::Wanted;

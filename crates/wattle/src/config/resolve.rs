@@ -9,7 +9,7 @@ use wattle_meter::SensorConfig;
 use wattle_serve::{LanguageOptions, ServeOptions};
 
 use super::{
-    Loaded, Problem, Problems, Settings,
+    Loaded, Problem, Problems, Settings, Wanted,
     settings::{LogFormat, Role},
 };
 
@@ -18,8 +18,8 @@ use super::{
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
-    /// The folder of models that a worker serves; absent where the server is for everything.
-    pub(crate) models_dir: Option<PathBuf>,
+    /// What a worker serves; absent where the server is for everything.
+    pub(crate) worker: Option<Worker>,
     pub(crate) grace: Duration,
     pub(crate) serving: ServeOptions,
     pub(crate) limits: Limits,
@@ -32,6 +32,17 @@ pub(crate) struct Config {
     pub(crate) log_filter: String,
     /// The collector of traces, and the name that they are sent under where one was said.
     pub(crate) traces: Option<(String, Option<String>)>,
+}
+
+/// What a worker serves.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// The folder that has its models, or is to have them.
+    pub(crate) models_dir: PathBuf,
+    /// The versions; all that the folder has when empty.
+    pub(crate) models: Vec<Wanted>,
+    /// Where they are fetched from.
+    pub(crate) source: Option<String>,
 }
 
 impl Loaded {
@@ -54,17 +65,24 @@ impl Loaded {
             let problem = "has no default where there is no home folder: say where data goes, as with --data-dir";
             problems.push(Problem::of_key(self.origin("server.data_dir"), "server.data_dir", problem));
         }
-        match (said.role, &said.models_dir) {
-            (Role::Worker, None) => {
+        let given = [
+            ("worker.models_dir", said.models_dir.is_some()),
+            ("worker.models", !said.models.is_empty()),
+            ("worker.source", said.models_source.is_some()),
+        ];
+        match (said.role, given.into_iter().find(|(_, is_given)| *is_given)) {
+            (Role::Worker, _) if said.models_dir.is_none() => {
                 let problem = "is missing: a worker serves a folder of models; say which, as with --models-dir";
                 problems.push(Problem::of_key(self.origin("worker.models_dir"), "worker.models_dir", problem));
             }
-            (Role::All, Some(_)) => {
+            (Role::All, Some((key, _))) => {
                 let problem = "is for a worker: say --role worker too, or import the models";
-                problems.push(Problem::of_key(self.origin("worker.models_dir"), "worker.models_dir", problem));
+                problems.push(Problem::of_key(self.origin(key), key, problem));
             }
             _ => {}
         }
+        let worker =
+            said.models_dir.map(|models_dir| Worker { models_dir, models: said.models, source: said.models_source });
         // What a worker serves has its container for itself.
         let memory_budget_bytes = match said.role {
             Role::Worker if is_default("memory.budget_bytes") => said.memory_budget_bytes / 4 * 7,
@@ -120,7 +138,7 @@ impl Loaded {
                 log_format: said.log_format,
                 log_filter: said.log_filter,
                 data_dir,
-                models_dir: said.models_dir,
+                worker,
                 traces: said.otlp_endpoint.map(|endpoint| (endpoint, said.service_name)),
             }),
             _ => Err(Problems(problems)),

@@ -8,6 +8,8 @@ use std::{
 
 use serde::Serialize;
 
+use super::Wanted;
+
 /// What the keys say, one field for each; `keys` tells what they mean.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
@@ -35,6 +37,8 @@ pub(crate) struct Settings {
     pub(super) prefix_bytes: u64,
     pub(super) deployments: wattle_store::Settings,
     pub(super) models_dir: Option<PathBuf>,
+    pub(super) models: Vec<Wanted>,
+    pub(super) models_source: Option<String>,
     pub(super) max_training: usize,
     pub(super) idle_watts: Option<f64>,
     pub(super) full_watts: Option<f64>,
@@ -104,6 +108,8 @@ impl Settings {
             prefix_bytes: 512 << 20,
             deployments: deployments(),
             models_dir: None,
+            models: Vec::new(),
+            models_source: None,
             max_training: 1,
             idle_watts: None,
             full_watts: None,

@@ -106,3 +106,53 @@ fn a_server_that_is_not_there_is_not_healthy() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no server answers"));
 }
+
+#[test]
+fn what_a_worker_is_told_to_serve_is_fetched_once_and_checked_each_time() {
+    let server = Server::start();
+    server.import_founding();
+    server.import_founding();
+    let digest = server.json(&["models", "show", "founding:1"])["digest"].as_str().unwrap().to_owned();
+    let cache = tempfile::tempdir().unwrap();
+    let folder = cache.path().join("cache");
+    let start = |model: &str, source: Option<&str>| {
+        let mut arguments = vec!["--role", "worker", "--models-dir", folder.to_str().unwrap(), "--model", model];
+        arguments.extend(source.into_iter().flat_map(|source| ["--models-source", source]));
+        arguments.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let serve = |arguments: &[String]| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let worker = Server::start_with(&arguments);
+        assert_eq!(answer(&worker), json!({"y_pred": [[3.0]]}));
+        worker.json(&["ps"])[0]["version"].clone()
+    };
+    let told = |arguments: &[String]| {
+        let data = tempfile::tempdir().unwrap();
+        let mut command = command();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data.path()).args(arguments);
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let exact = format!("founding:1@{digest}");
+    assert!(told(&start(&exact, None)).contains("--models-source"));
+    assert_eq!(serve(&start(&exact, Some(&server.url))), 1);
+    let kept = folder.join(format!("founding-1-{}", &digest[7..19])).join("model.onnx");
+    assert!(kept.is_file());
+    // Nobody is asked again, and what rots is noticed and fetched again.
+    assert_eq!(serve(&start(&exact, None)), 1);
+    fs::write(&kept, vec![0; usize::try_from(fs::metadata(&kept).unwrap().len()).unwrap()]).unwrap();
+    assert!(told(&start(&exact, None)).contains("--models-source"));
+    assert_eq!(serve(&start("founding:1", Some(&server.url))), 1);
+    assert_eq!(serve(&start(&exact, None)), 1);
+    // The same bytes under another number are another version.
+    assert_eq!(serve(&start("founding:2", Some(&server.url))), 2);
+
+    let other = format!("founding:1@sha256:{}", "ab".repeat(32));
+    assert!(told(&start(&other, Some(&server.url))).contains("and not sha256:abab"));
+    assert!(told(&start("founding:9", Some(&server.url))).contains("its latest is founding:2"));
+    assert!(told(&start("founding:1", Some(&crate::support::nobody()))).contains("cannot fetch founding:1"));
+    assert!(told(&start("founding", Some(&server.url))).contains("iris:3"));
+    let left = fs::read_dir(&folder).unwrap().count();
+    assert_eq!(left, 2, "nothing half fetched stays");
+}

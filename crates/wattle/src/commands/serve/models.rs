@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::fetch;
+use crate::{client::Client, config::Worker};
 use anyhow::{Context as _, Result, bail};
 use wattle_core::{ModelReference, Name, Selector};
 use wattle_deploy::{
@@ -19,13 +21,24 @@ use wattle_store::{Isolation, ModelVersion, Settings, Store};
 /// The most that a manifest may have; a signature of a million columns has less.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
-/// Makes the models of a folder, the highest version of each, the ones that this store's deployments serve, and no others.
-/// The files stay where they are.
+/// Makes the models that a worker was told to serve, or else those of its folder, the highest version of each, the ones that
+/// this store's deployments serve, and no others. The files stay where they are.
 ///
 /// # Errors
-/// If there are none, or one is not whole.
-pub(super) async fn deploy(folder: &Path, store: &Store) -> Result<Vec<Name>> {
-    let models = find(folder)?;
+/// If there are none, or one is not whole, or cannot be fetched.
+pub(super) async fn deploy(worker: &Worker, ca_file: Option<&Path>, store: &Store) -> Result<Vec<Name>> {
+    let folder = &worker.models_dir;
+    let mut models = BTreeMap::new();
+    if worker.models.is_empty() {
+        models = find(folder)?;
+    }
+    let source = worker.source.as_ref().map(|url| Client::new(url, ca_file)).transpose()?;
+    for wanted in &worker.models {
+        let (version, file) = fetch::find(wanted, folder, source.as_ref()).await?;
+        if let Some((other, _)) = models.insert(version.model.clone(), (version, file)) {
+            bail!("a worker serves one version of a model, and {} was named twice", other.model);
+        }
+    }
     if models.is_empty() {
         bail!(
             "there is no model in {}: `wattle models export MODEL {}` puts one there",
@@ -81,7 +94,7 @@ fn find(folder: &Path) -> Result<BTreeMap<Name, (ModelVersion, PathBuf)>> {
     Ok(models)
 }
 
-fn read(path: &Path) -> Result<Option<ModelVersion>> {
+pub(super) fn read(path: &Path) -> Result<Option<ModelVersion>> {
     let unreadable = || format!("cannot read {}", path.display());
     let file = match File::open(path) {
         Ok(file) => file,
