@@ -15,12 +15,13 @@ import numpy
 
 ALIGNMENT = 32
 F32, Q8_0 = 0, 8
+TINY = dict(layers=2, width=64, heads=4, heads_kv=2, inner=128, vocabulary=512, context=2048)
 SHAPES = {
     # SmolLM-135M: https://huggingface.co/HuggingFaceTB/SmolLM-135M/blob/main/config.json
     "smollm": dict(layers=30, width=576, heads=9, heads_kv=3, inner=1536, vocabulary=49152, context=2048),
-    "tiny": dict(layers=2, width=64, heads=4, heads_kv=2, inner=128, vocabulary=512, context=2048),
-    "thinking": dict(layers=2, width=64, heads=4, heads_kv=2, inner=128, vocabulary=512, context=2048, thinks=True),
-    "long": dict(layers=2, width=64, heads=4, heads_kv=2, inner=128, vocabulary=512, context=32768),
+    "tiny": TINY,
+    "thinking": {**TINY, "thinks": True},
+    "long": {**TINY, "context": 32768},
 }
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"

@@ -170,12 +170,14 @@ impl Blobs {
 /// The digest of a file's bytes and how many there are.
 pub async fn digest_file(path: &Path) -> Result<(Digest, u64)> {
     let path = path.to_owned();
-    blocking(move || {
-        let mut hasher = HashWriter(Sha256::new());
-        let bytes = io::copy(&mut io::BufReader::with_capacity(1 << 20, fs::File::open(path)?), &mut hasher)?;
-        Ok((finish(hasher.0), bytes))
-    })
-    .await
+    blocking(move || digest_file_here(&path)).await
+}
+
+/// The same on this thread, which waits for the disk.
+pub fn digest_file_here(path: &Path) -> io::Result<(Digest, u64)> {
+    let mut hasher = HashWriter(Sha256::new());
+    let bytes = io::copy(&mut io::BufReader::with_capacity(1 << 20, fs::File::open(path)?), &mut hasher)?;
+    Ok((finish(hasher.0), bytes))
 }
 
 /// Flushes a folder's entries to the disk.

@@ -19,7 +19,7 @@ mod staging;
 pub mod table;
 mod traffic;
 
-pub use blobs::{Blobs, digest_file};
+pub use blobs::{Blobs, digest_file, digest_file_here};
 pub use catalogue::{
     aliases::AliasChange,
     datasets::{Dataset, NewDataset},

@@ -1,7 +1,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use serde::Serialize;
@@ -95,12 +95,4 @@ impl<W: Write> Write for Hashed<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
-}
-
-/// The digest of a file's bytes, and how many there are.
-pub(super) fn digest_of(path: &Path) -> io::Result<(Digest, u64)> {
-    let mut hashed = Hashed::new(io::sink());
-    io::copy(&mut io::BufReader::with_capacity(1 << 20, File::open(path)?), &mut hashed)?;
-    let (_, digest, bytes) = hashed.finish();
-    Ok((digest, bytes))
 }

@@ -12,12 +12,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 use wattle_core::Digest;
+use wattle_store::digest_file_here;
 
-use super::{
-    Blob, Content, MANIFEST_FILE, MODELS_DIR, Model, Runtime, artefact_file,
-    blob::{Hashed, digest_of},
-    files::put,
-};
+use super::{Blob, Content, MANIFEST_FILE, MODELS_DIR, Model, Runtime, artefact_file, blob::Hashed, files::put};
 use crate::{Error, Result};
 
 const COMPRESSED: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -86,7 +83,7 @@ impl Cached {
     /// The layer, if it is there and whole.
     fn take(&self) -> Option<Layer> {
         let known: Known = serde_json::from_slice(&fs::read(&self.known).ok()?).ok()?;
-        let (digest, bytes) = digest_of(&self.layer).ok()?;
+        let (digest, bytes) = digest_file_here(&self.layer).ok()?;
         let content = Content::File(self.layer.clone());
         let blob = Blob { media_type: COMPRESSED, digest, bytes, content };
         (digest == known.digest).then(|| Layer { blob, diff_id: known.diff_id, about: about_runtime() })

@@ -20,18 +20,18 @@ use wattle_store::ModelVersion;
 pub use blob::{Blob, Content};
 pub use push::{Pushed, Registry};
 pub use reference::ImageReference;
-pub use runtime::{Runtime, RuntimeFile};
+pub use runtime::Runtime;
 
 use crate::Result;
 
 /// The file of a folder of a model, as `wattle models export` writes it, that says what is known of the model.
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// Where an image has its models, each in a folder of its name.
-pub const MODELS_DIR: &str = "/models";
+const MODELS_DIR: &str = "/models";
 /// Where an image has the program.
 const PROGRAM: &str = "/usr/bin/wattle";
 /// The port that an image answers on.
-pub const PORT: u16 = 8080;
+const PORT: u16 = 8080;
 
 /// The name of the artefact in a folder of a model.
 pub fn artefact_file(format: &str) -> &'static str {

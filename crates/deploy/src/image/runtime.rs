@@ -5,8 +5,9 @@ use std::{
 };
 
 use wattle_core::Digest;
+use wattle_store::digest_file_here;
 
-use super::{PROGRAM, blob::digest_of};
+use super::PROGRAM;
 use crate::{Error, Result};
 
 /// Where an image has the shared libraries.
@@ -23,13 +24,13 @@ pub struct Runtime {
 
 /// A file of the runtime.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RuntimeFile {
+pub(super) struct RuntimeFile {
     /// In the image, from its root.
-    pub path: PathBuf,
+    pub(super) path: PathBuf,
     /// On this machine.
-    pub source: PathBuf,
+    pub(super) source: PathBuf,
     /// Of its bytes.
-    pub digest: Digest,
+    pub(super) digest: Digest,
 }
 
 impl Runtime {
@@ -57,15 +58,10 @@ impl Runtime {
             files.insert(Path::new(LIBRARIES_DIR).join(name), source);
         }
         let files = files.into_iter().map(|(path, source)| {
-            let (digest, _) = digest_of(&source)?;
+            let (digest, _) = digest_file_here(&source)?;
             Ok(RuntimeFile { path, source, digest })
         });
         Ok(Runtime { files: files.collect::<Result<_>>()? })
-    }
-
-    /// What is in it.
-    pub fn files(&self) -> &[RuntimeFile] {
-        &self.files
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) fn sbom(runtime: &Runtime, models: &[&Model], image: Digest) -> Resul
         let purpose = if is_own { "APPLICATION" } else { "LIBRARY" };
         add(format!("SPDXRef-crate-{at}"), purpose, parent, relation, described);
     }
-    for (at, file) in runtime.files().iter().enumerate() {
+    for (at, file) in runtime.files.iter().enumerate() {
         let described = json!({
             "name": file.path,
             "checksums": [{ "algorithm": "SHA256", "checksumValue": file.digest.hex() }],

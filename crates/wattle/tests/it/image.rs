@@ -140,7 +140,7 @@ fn what_is_no_image_is_refused_before_anything_is_made() {
         (vec!["founding", "founding:1", "--tar", "x.tar"], "founding was named twice"),
         (vec!["founding", "--tar", "/nowhere/x.tar"], "there is no folder /nowhere"),
         (vec!["founding", "--push", "127.0.0.1:1/X:1"], "registry.example/team/iris:1"),
-        (vec!["founding", "--push", "127.0.0.1:1/x:1"], "127.0.0.1:1"),
+        (vec!["founding", "--push", "127.0.0.1:1/x:1"], "127.0.0.1:1: cannot log in"),
     ] {
         let told = server.fails(&[&["image", "build"], arguments.as_slice()].concat());
         assert!(told.contains(word), "{arguments:?}: {told}");

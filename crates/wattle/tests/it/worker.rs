@@ -1,6 +1,6 @@
 //! A server that serves a folder of models and nothing else, as a container does.
 
-use std::fs;
+use std::{ffi::OsStr, fs};
 
 use serde_json::{Value, json};
 
@@ -24,6 +24,16 @@ fn export(server: &Server, model: &str, folder: &tempfile::TempDir) {
 
 fn worker(folder: &tempfile::TempDir) -> Server {
     Server::start_with(&["--role", "worker", "--models-dir", folder.path().to_str().unwrap()])
+}
+
+/// What a server says that cannot start.
+fn told<S: AsRef<OsStr>>(arguments: &[S]) -> String {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = command();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data.path()).args(arguments);
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn answer(worker: &Server) -> Value {
@@ -78,14 +88,6 @@ fn a_worker_that_starts_again_serves_what_its_folder_has_then() {
 #[test]
 fn a_folder_that_cannot_be_served_is_told() {
     let (folder, _server) = exported();
-    let told = |arguments: &[&str]| {
-        let data = tempfile::tempdir().unwrap();
-        let mut command = command();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data.path()).args(arguments);
-        let output = command.output().unwrap();
-        assert!(!output.status.success());
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
     let models = folder.path().to_str().unwrap();
     let worker = ["--role", "worker", "--models-dir", models];
     assert!(told(&["--role", "worker"]).contains("worker.models_dir is missing"));
@@ -125,14 +127,6 @@ fn what_a_worker_is_told_to_serve_is_fetched_once_and_checked_each_time() {
         let worker = Server::start_with(&arguments);
         assert_eq!(answer(&worker), json!({"y_pred": [[3.0]]}));
         worker.json(&["ps"])[0]["version"].clone()
-    };
-    let told = |arguments: &[String]| {
-        let data = tempfile::tempdir().unwrap();
-        let mut command = command();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data.path()).args(arguments);
-        let output = command.output().unwrap();
-        assert!(!output.status.success());
-        String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let exact = format!("founding:1@{digest}");
     assert!(told(&start(&exact, None)).contains("--models-source"));

@@ -35,10 +35,9 @@ pub(super) async fn find(wanted: &Wanted, cache: &Path, source: Option<&Client>)
     if let Some(found) = kept(wanted, cache, digest).await? {
         return Ok(found);
     }
-    fetch(&version, cache, source).await.with_context(|| format!("cannot fetch {wanted}"))?;
-    kept(wanted, cache, digest)
-        .await?
-        .with_context(|| format!("{wanted} was fetched and is gone again: is the disk full?"))
+    let folder = fetch(&version, cache, source).await.with_context(|| format!("cannot fetch {wanted}"))?;
+    let file = folder.join(artefact_file(&version.manifest.format));
+    Ok((version, file))
 }
 
 /// What the cache has, if that is what is wanted, byte by byte.
@@ -55,8 +54,8 @@ async fn kept(wanted: &Wanted, cache: &Path, digest: Digest) -> Result<Option<(M
     Ok(Some((version, file)))
 }
 
-/// Puts a version into the cache, whole or not at all.
-async fn fetch(version: &ModelVersion, cache: &Path, source: &Client) -> Result<()> {
+/// Puts a version into its folder of the cache, whole or not at all.
+async fn fetch(version: &ModelVersion, cache: &Path, source: &Client) -> Result<PathBuf> {
     tracing::info!(model = %version.id(), bytes = version.manifest.bytes, from = source.url(), "fetching a model");
     let unwritable = || format!("cannot write into {}", cache.display());
     std::fs::create_dir_all(cache).with_context(unwritable)?;
@@ -67,10 +66,11 @@ async fn fetch(version: &ModelVersion, cache: &Path, source: &Client) -> Result<
     let target = folder_of(cache, &reference(version), version.manifest.digest);
     if std::fs::rename(part.path(), &target).is_ok() || is_whole(&target, version).await {
         // Another worker was quicker, and its copy is as good.
-        return Ok(());
+        return Ok(target);
     }
     std::fs::remove_dir_all(&target).with_context(unwritable)?;
-    std::fs::rename(part.path(), &target).with_context(unwritable)
+    std::fs::rename(part.path(), &target).with_context(unwritable)?;
+    Ok(target)
 }
 
 fn reference(version: &ModelVersion) -> ModelReference {
