@@ -7,8 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::fetch;
-use crate::{client::Client, config::Worker};
 use anyhow::{Context as _, Result, bail};
 use wattle_core::{ModelReference, Name, Selector};
 use wattle_deploy::{
@@ -17,6 +15,9 @@ use wattle_deploy::{
 };
 use wattle_serve::Server;
 use wattle_store::{Isolation, ModelVersion, Settings, Store};
+
+use super::fetch;
+use crate::{client::Client, config::Worker};
 
 /// The most that a manifest may have; a signature of a million columns has less.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
