@@ -136,7 +136,9 @@ impl From<wattle_serve::Error> for ApiError {
                 ApiError { code: Code::TooMany, message, retry_after_seconds: Some(retry_after_seconds) }
             }
             Error::Expired => ApiError::new(Code::Expired, message),
-            Error::Crashed { .. } => ApiError { code: Code::Unavailable, message, retry_after_seconds: Some(1) },
+            Error::Crashed { .. } | Error::Unreached { .. } => {
+                ApiError { code: Code::Unavailable, message, retry_after_seconds: Some(1) }
+            }
             Error::Load { .. } | Error::NoRoom { .. } => ApiError::new(Code::Unavailable, message),
             Error::Run(_) => ApiError::new(Code::Internal, message),
             Error::Internal(_) => ApiError::internal(message),

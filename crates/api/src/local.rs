@@ -472,10 +472,10 @@ fn imported(format: &str, usable: Usable) -> impl FnOnce(Digest, u64) -> Manifes
 /// Has a revision loaded before it gets calls.
 fn loaded_by(
     server: &Server,
-) -> impl FnOnce(Name, Revision) -> BoxFuture<'static, Result<Prepared, String>> + Send + use<> {
+) -> impl FnOnce(Name, Revision, bool) -> BoxFuture<'static, Result<Prepared, String>> + Send + use<> {
     let server = server.clone();
-    move |name, revision| {
-        async move { server.prepare(&name, &revision).await.map_err(|error| error.to_string()) }.boxed()
+    move |name, revision, takes_over| {
+        async move { server.prepare(&name, &revision, takes_over).await.map_err(|error| error.to_string()) }.boxed()
     }
 }
 

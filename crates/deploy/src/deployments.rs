@@ -1,6 +1,6 @@
 use wattle_core::Name;
 use wattle_store::{
-    Change, Deployment, DeploymentHistory, NewRevision, NewTraffic, Revision, Settings, Store, Traffic,
+    Change, Deployment, DeploymentHistory, Isolation, NewRevision, NewTraffic, Revision, Settings, Store, Traffic,
 };
 
 use crate::{DeploymentRequest, Error, Result, compatible, request::Role};
@@ -20,12 +20,12 @@ impl Deployments {
     /// Gives the request's version the place in the traffic of its name that the request asks for: all calls, whatever
     /// answered them before, or a part of them, or copies.
     ///
-    /// It gets them when `ready` has it ready to answer; what `ready` gives comes back, so that it can be held until then.
+    /// It gets them when `ready`, which is told whether it is to have all of them, has it ready to answer; what `ready` gives comes back, so that it can be held until then.
     /// Otherwise nothing changes but the history.
     pub async fn deploy<R: Send, F: Future<Output = Result<R, String>> + Send>(
         &self,
         request: DeploymentRequest,
-        ready: impl FnOnce(Name, Revision) -> F + Send,
+        ready: impl FnOnce(Name, Revision, bool) -> F + Send,
     ) -> Result<(Deployment, R)> {
         let role = request.role()?;
         let version = self.store.resolve(&request.model).await?;
@@ -38,6 +38,12 @@ impl Deployments {
         });
         let settings = request.settings.or(kept.unwrap_or(&Settings::default()));
         settings.check()?;
+        if version.manifest.format == "pipeline" && settings.isolation == Some(Isolation::Container) {
+            return Err(Error::Invalid(format!(
+                "{}:{} is a pipeline, whose steps are deployments of their own: deploy these to containers",
+                version.model, version.version
+            )));
+        }
         if role != Role::All {
             let present = present.as_ref().ok_or_else(|| nothing_to_try_beside(&name))?;
             if present.model == version.model && present.version == version.version && present.settings == settings {
@@ -62,7 +68,7 @@ impl Deployments {
             settings,
         };
         let revision = self.store.add_revision(revision).await?;
-        let held = self.ready(&name, &revision, ready).await?;
+        let held = self.ready(&name, &revision, role == Role::All, ready).await?;
         let revision = revision.revision;
         let what = match role {
             Role::All => Change::Deployed,
@@ -86,7 +92,7 @@ impl Deployments {
     pub async fn promote<R: Send, F: Future<Output = Result<R, String>> + Send>(
         &self,
         name: &Name,
-        ready: impl FnOnce(Name, Revision) -> F + Send,
+        ready: impl FnOnce(Name, Revision, bool) -> F + Send,
     ) -> Result<(Deployment, R)> {
         let present = self.store.deployment(name).await?;
         let candidate = present.traffic.candidate().and_then(|candidate| present.revision(candidate));
@@ -95,7 +101,7 @@ impl Deployments {
                 "{name} has neither a canary nor a shadow: `wattle deploy MODEL:VERSION --name {name} --canary 10` begins one"
             ))
         })?;
-        let held = self.ready(name, candidate, ready).await?;
+        let held = self.ready(name, candidate, true, ready).await?;
         let revision = candidate.revision;
         let new = NewTraffic { name: name.clone(), what: Change::Promoted, revision, reason: None, default: false };
         let decide = |traffic: &Traffic| match traffic.candidate() == Some(revision) {
@@ -111,14 +117,14 @@ impl Deployments {
     pub async fn roll_back<R: Send, F: Future<Output = Result<R, String>> + Send>(
         &self,
         name: &Name,
-        ready: impl FnOnce(Name, Revision) -> F + Send,
+        ready: impl FnOnce(Name, Revision, bool) -> F + Send,
     ) -> Result<(Deployment, Option<R>)> {
         let present = self.store.deployment(name).await?;
         let (revision, to, held) = match present.traffic.candidate() {
             Some(candidate) => (candidate, present.traffic.without_candidate(), None),
             None => {
                 let previous = self.previous(name).await?;
-                let held = self.ready(name, &previous, ready).await?;
+                let held = self.ready(name, &previous, true, ready).await?;
                 let gone = present.revisions.first().map_or(0, |stable| stable.revision);
                 (gone, Traffic::all(previous.revision), Some(held))
             }
@@ -157,9 +163,10 @@ impl Deployments {
         &self,
         name: &Name,
         revision: &Revision,
-        ready: impl FnOnce(Name, Revision) -> F + Send,
+        takes_over: bool,
+        ready: impl FnOnce(Name, Revision, bool) -> F + Send,
     ) -> Result<R> {
-        match ready(name.clone(), revision.clone()).await {
+        match ready(name.clone(), revision.clone(), takes_over).await {
             Ok(held) => Ok(held),
             Err(reason) => {
                 let number = revision.revision;

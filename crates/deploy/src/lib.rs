@@ -6,6 +6,7 @@
 
 mod compatible;
 mod deployments;
+pub mod docker;
 pub mod image;
 pub mod process;
 mod request;

@@ -74,7 +74,7 @@ impl Place {
 }
 
 /// Every revision is.
-async fn ready(_: Name, _: Revision) -> Result<(), String> {
+async fn ready(_: Name, _: Revision, _: bool) -> Result<(), String> {
     Ok(())
 }
 
@@ -158,7 +158,7 @@ async fn the_gate_takes_back_a_canary_and_nothing_else() {
 #[tokio::test]
 async fn what_is_not_ready_gets_no_calls_and_the_history_says_why() {
     let place = Place::new(3).await;
-    let broken = async |_: Name, revision: Revision| -> Result<(), String> {
+    let broken = async |_: Name, revision: Revision, _: bool| -> Result<(), String> {
         Err(format!("line:{} is out of order", revision.version))
     };
     let deploy = async |request: Value| {

@@ -44,6 +44,13 @@ pub(crate) struct Turn {
     _turn: OwnedSemaphorePermit,
 }
 
+impl Turn {
+    /// The right to have something computed on other processors than this server's.
+    pub(crate) fn elsewhere(turn: OwnedSemaphorePermit) -> Turn {
+        Turn { _turn: turn }
+    }
+}
+
 impl Admission {
     /// At most `max_computing` threads compute, `max_waiting` requests more wait for that, and no tenant has more than
     /// `max_tenant_places` of all.

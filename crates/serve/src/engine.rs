@@ -3,13 +3,14 @@
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use wattle_core::{Name, Signature};
+use wattle_core::{ModelVersionId, Name, Signature};
 use wattle_engine::{Tensor, onnx::OnnxModel};
 use wattle_meter::{thread_cpu_seconds, threads_cpu_seconds};
 
 use crate::{
     Error, Result,
     speaker::{Speaker, SpeakerOrder},
+    tokens::Statistics,
 };
 
 /// The outputs of a batch, and what it took.
@@ -21,24 +22,37 @@ pub struct Computed {
     pub cpu_seconds: f64,
 }
 
-/// What a process is started for.
+/// What an instance is started for.
 #[derive(Debug, Clone)]
 pub struct WorkerOrder {
     /// The deployment, for logs and messages.
     pub deployment: Name,
+    /// The version of the model.
+    pub id: ModelVersionId,
     /// The model's file.
     pub model: PathBuf,
     /// The model's inputs and outputs.
     pub signature: Signature,
-    /// The threads that one batch computes on.
-    pub threads: usize,
-    /// The most memory that the process may take.
+    /// The threads that one batch computes on, where somebody decided.
+    pub threads: Option<usize>,
+    /// The most rows of a batch.
+    pub max_batch_rows: usize,
+    /// The most memory that the instance may take.
     pub memory_limit_bytes: Option<u64>,
     /// The most processors that it may use.
     pub cpu_limit: Option<f64>,
 }
 
-/// Starts processes that serve one model each.
+/// What starts the instances of one server; those that it cannot start are absent.
+#[derive(Clone, Default)]
+pub struct Launchers {
+    /// Processes of this machine.
+    pub processes: Option<Arc<dyn Launcher>>,
+    /// Containers.
+    pub containers: Option<Arc<dyn Launcher>>,
+}
+
+/// Starts instances that serve one model each.
 #[async_trait]
 pub trait Launcher: Send + Sync + 'static {
     /// Starts one and waits until it has its model.
@@ -54,18 +68,19 @@ pub trait Launcher: Send + Sync + 'static {
     async fn launch_speaker(&self, order: SpeakerOrder) -> Result<Arc<dyn Speaker>>;
 }
 
-/// A process that serves one model. It ends when this is dropped.
+/// Something that has a model. It ends when this is dropped.
 #[async_trait]
-pub trait Worker: Send + Sync + 'static {
-    /// Computes a batch.
-    ///
-    /// # Errors
-    /// [`Error::Crashed`] when the process ended before it answered; [`Error::Run`] and [`Error::Invalid`] as the model
-    /// says.
-    async fn run(&self, inputs: &[Tensor]) -> Result<Computed>;
+pub trait Instance: Send + Sync + 'static {
+    /// What it is called where it runs.
+    fn name(&self) -> &str;
 
-    /// Whether the process is still there.
+    /// Whether it is still there.
     fn is_alive(&self) -> bool;
+
+    /// Whether it says of itself that it can answer.
+    async fn is_well(&self) -> bool {
+        self.is_alive()
+    }
 
     /// What it takes in memory with its model, in bytes.
     fn resident_bytes(&self) -> u64;
@@ -73,8 +88,25 @@ pub trait Worker: Send + Sync + 'static {
     /// Processor time that loading took.
     fn load_cpu_seconds(&self) -> f64;
 
-    /// By what its limits hold, for people: `cgroup`, `affinity and rlimit`, or `none`.
-    fn limited_by(&self) -> &'static str;
+    /// By what its limits hold, for people: `cgroup`, `affinity and rlimit`, `container`, or `none`; nothing where there
+    /// can be none.
+    fn limited_by(&self) -> Option<&'static str>;
+
+    /// What a language model did since it was loaded, a second old at most; nothing of other models.
+    fn statistics(&self) -> Statistics {
+        Statistics::default()
+    }
+}
+
+/// Computes the batches of one model.
+#[async_trait]
+pub trait Worker: Instance {
+    /// Computes a batch.
+    ///
+    /// # Errors
+    /// [`Error::Unreached`] when it never began; [`Error::Crashed`] when the instance ended before it answered;
+    /// [`Error::Run`] and [`Error::Invalid`] as the model says.
+    async fn run(&self, inputs: &[Tensor]) -> Result<Computed>;
 }
 
 /// What computes.

@@ -57,6 +57,12 @@ pub enum Error {
         /// The deployment.
         deployment: String,
     },
+    /// What serves the model could not be reached, so that the call never began.
+    #[error("what serves deployment {deployment} cannot be reached: try again in 1 s")]
+    Unreached {
+        /// The deployment.
+        deployment: String,
+    },
     /// The model failed on these inputs.
     #[error("{0}")]
     Run(String),

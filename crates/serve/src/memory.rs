@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
@@ -19,12 +20,13 @@ use wattle_meter::{MEMORY_WATTS_PER_BYTE, Meter, thread_cpu_seconds};
 use wattle_store::Isolation;
 
 use crate::{
-    Error, Launcher, Result, WorkerOrder,
+    Error, Instance, Launcher, Launchers, Result, Worker, WorkerOrder,
     engine::Engine,
+    fleet::{Fleet, Scale, Start},
     metrics::{Eviction, Metrics, RevisionMetrics},
     replica::Served,
     residency::{self, Resident},
-    speaker::{LocalSpeaker, Speaker, SpeakerOrder},
+    speaker::{LocalSpeaker, Speaker, SpeakerOrder, SpeakerSettings},
 };
 
 /// How long a load waits for models that are to go and still compute.
@@ -43,13 +45,31 @@ const UNTIDY: u8 = 2;
 /// A model in memory. Its memory is free when the last who use it are done.
 pub(crate) struct Loaded {
     pub(crate) engine: Engine,
+    /// The instances, where there may be several that come and go.
+    pub(crate) fleet: Option<Arc<dyn Scale>>,
     pub(crate) bytes: u64,
     pub(crate) load_joules: f64,
     pub(crate) since: Instant,
     /// Whether it has computed anything yet.
     pub(crate) has_answered: AtomicBool,
     metrics: Arc<RevisionMetrics>,
-    _room: Room,
+    room: Room,
+}
+
+/// What a [`Loaded`] is made of.
+struct Parts {
+    engine: Engine,
+    fleet: Option<Arc<dyn Scale>>,
+    bytes: u64,
+    cpu_seconds: f64,
+    room: Room,
+}
+
+impl Loaded {
+    /// What it takes of the budget, in bytes.
+    pub(crate) fn budgeted_bytes(&self) -> u64 {
+        self.room.bytes
+    }
 }
 
 impl Drop for Loaded {
@@ -74,7 +94,7 @@ pub(crate) struct Memory {
     residents: Mutex<BTreeMap<u64, Weak<Served>>>,
     /// Whether memory that was used for loads, or for models that went, is still to be given back to the system.
     untidy: AtomicU8,
-    launcher: Option<Arc<dyn Launcher>>,
+    launchers: Launchers,
     meter: Meter,
 }
 
@@ -86,12 +106,7 @@ struct Room {
 }
 
 impl Memory {
-    pub(crate) fn new(
-        budget_bytes: u64,
-        launcher: Option<Arc<dyn Launcher>>,
-        meter: Meter,
-        metrics: &Metrics,
-    ) -> Arc<Memory> {
+    pub(crate) fn new(budget_bytes: u64, launchers: Launchers, meter: Meter, metrics: &Metrics) -> Arc<Memory> {
         metrics.memory_budget_bytes.set(gauge(budget_bytes));
         let memory = Arc::new(Memory {
             budget_bytes,
@@ -101,7 +116,7 @@ impl Memory {
             loading: tokio::sync::Mutex::default(),
             residents: Mutex::default(),
             untidy: AtomicU8::new(TIDY),
-            launcher,
+            launchers,
             meter,
         });
         tokio::spawn(look_for_overdue(Arc::downgrade(&memory)));
@@ -111,6 +126,9 @@ impl Memory {
     /// Loads a model, for which others may have to go.
     pub(crate) async fn load(self: &Arc<Self>, served: &Arc<Served>) -> Result<Loaded> {
         let path = served.path.clone()?;
+        if served.isolation == Isolation::Container {
+            return self.load_in_containers(served, path).await;
+        }
         let needed = match served.known_bytes.load(Relaxed) {
             // What its file says, or its size, is the least that it will take.
             0 => tokio::fs::metadata(&path).await.map(|file| file.len()).unwrap_or(0),
@@ -121,6 +139,7 @@ impl Memory {
         let loading = self.loading.lock().await;
         let mut room = self.make_room(served, needed, 0).await?;
         let (engine, bytes, cpu_seconds, _loading) = match (served.isolation, &served.speaker) {
+            (Isolation::Container, _) => return Err(told("it has no place in this process".into())),
             (Isolation::Thread, Some(settings)) => {
                 let settings = settings.clone();
                 let load = move || LocalSpeaker::load(&path, &settings);
@@ -131,14 +150,7 @@ impl Memory {
             }
             (Isolation::Process, Some(settings)) => {
                 drop(loading);
-                let order = SpeakerOrder {
-                    deployment: served.name.clone(),
-                    model: path,
-                    settings: settings.clone(),
-                    memory_limit_bytes: served.settings.memory_limit_bytes,
-                    cpu_limit: served.settings.cpu_limit,
-                };
-                let speaker = self.launcher(served)?.launch_speaker(order).await?;
+                let speaker = self.processes(served)?.launch_speaker(speaker_order(served, path, settings)).await?;
                 let (bytes, cpu_seconds) = (speaker.resident_bytes(), speaker.load_cpu_seconds());
                 (Engine::Language(speaker), bytes, cpu_seconds, None)
             }
@@ -152,15 +164,8 @@ impl Memory {
             }
             (Isolation::Process, None) => {
                 drop(loading);
-                let order = WorkerOrder {
-                    deployment: served.name.clone(),
-                    model: path,
-                    signature: served.signature.clone(),
-                    threads: served.threads(),
-                    memory_limit_bytes: served.settings.memory_limit_bytes,
-                    cpu_limit: served.settings.cpu_limit,
-                };
-                let worker = self.launcher(served)?.launch(order).await?;
+                let order = WorkerOrder { threads: Some(served.threads()), ..worker_order(served, path) };
+                let worker = self.processes(served)?.launch(order).await?;
                 let (bytes, cpu_seconds) = (worker.resident_bytes(), worker.load_cpu_seconds());
                 (Engine::Remote(worker), bytes, cpu_seconds, None)
             }
@@ -174,6 +179,51 @@ impl Memory {
             room.shrink(bytes);
         }
         room.settle();
+        Ok(self.loaded(served, Parts { engine, fleet: None, bytes, cpu_seconds, room }))
+    }
+
+    /// Starts containers for a model. What they take is bounded by their own limits, and not of this server's budget.
+    async fn load_in_containers(self: &Arc<Self>, served: &Arc<Served>, path: PathBuf) -> Result<Loaded> {
+        let launcher = self.launchers.containers.clone().ok_or_else(|| Error::Load {
+            deployment: served.name.to_string(),
+            reason: "this server starts no containers: set isolation to thread or process".into(),
+        })?;
+        let (name, count) = (served.name.clone(), served.first_instances());
+        let (engine, fleet): (Engine, Arc<dyn Scale>) = match served.speaker.clone() {
+            Some(settings) => {
+                let order = speaker_order(served, path, &settings);
+                let start: Start<dyn Speaker> = Box::new(move || {
+                    let (launcher, order) = (Arc::clone(&launcher), order.clone());
+                    Box::pin(async move { launcher.launch_speaker(order).await })
+                });
+                let fleet = Fleet::start(name, start, count).await?;
+                (Engine::Language(Arc::clone(&fleet) as Arc<dyn Speaker>), fleet)
+            }
+            None => {
+                let order = worker_order(served, path);
+                let start: Start<dyn Worker> = Box::new(move || {
+                    let (launcher, order) = (Arc::clone(&launcher), order.clone());
+                    Box::pin(async move { launcher.launch(order).await })
+                });
+                let fleet = Fleet::start(name, start, count).await?;
+                (Engine::Remote(Arc::clone(&fleet) as Arc<dyn Worker>), fleet)
+            }
+        };
+        let instance: &dyn Instance = match &engine {
+            Engine::Language(speaker) => speaker.as_ref(),
+            Engine::Remote(worker) => worker.as_ref(),
+            Engine::Local(_) => return Err(Error::Internal("a container is in this process".into())),
+        };
+        let (bytes, cpu_seconds) = (instance.resident_bytes(), instance.load_cpu_seconds());
+        served.known_bytes.store(bytes.max(1), Relaxed);
+        served.begin_counting();
+        let room = Room { memory: Arc::clone(self), bytes: 0, loading: false };
+        Ok(self.loaded(served, Parts { engine, fleet: Some(fleet), bytes, cpu_seconds, room }))
+    }
+
+    /// Books a load, and remembers the model.
+    fn loaded(&self, served: &Arc<Served>, parts: Parts) -> Loaded {
+        let Parts { engine, fleet, bytes, cpu_seconds, room } = parts;
         served.account_load(cpu_seconds);
         self.residents().insert(served.key, Arc::downgrade(served));
         let load_joules = self.meter.dynamic_energy(cpu_seconds).joules;
@@ -181,11 +231,11 @@ impl Memory {
         metrics.instances.add(1);
         metrics.resident_bytes.add(gauge(bytes));
         let (since, has_answered) = (Instant::now(), AtomicBool::new(false));
-        Ok(Loaded { engine, bytes, load_joules, since, has_answered, metrics, _room: room })
+        Loaded { engine, fleet, bytes, load_joules, since, has_answered, metrics, room }
     }
 
-    fn launcher(&self, served: &Served) -> Result<&Arc<dyn Launcher>> {
-        self.launcher.as_ref().ok_or_else(|| Error::Load {
+    fn processes(&self, served: &Served) -> Result<&Arc<dyn Launcher>> {
+        self.launchers.processes.as_ref().ok_or_else(|| Error::Load {
             deployment: served.name.to_string(),
             reason: "this server starts no processes for models: set isolation to thread".into(),
         })
@@ -341,8 +391,32 @@ fn gauge(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
+fn worker_order(served: &Served, model: PathBuf) -> WorkerOrder {
+    WorkerOrder {
+        deployment: served.name.clone(),
+        id: served.id.clone(),
+        model,
+        signature: served.signature.clone(),
+        threads: served.settings.threads.map(|threads| threads as usize),
+        max_batch_rows: served.max_rows(),
+        memory_limit_bytes: served.settings.memory_limit_bytes,
+        cpu_limit: served.settings.cpu_limit,
+    }
+}
+
+fn speaker_order(served: &Served, model: PathBuf, settings: &SpeakerSettings) -> SpeakerOrder {
+    SpeakerOrder {
+        deployment: served.name.clone(),
+        id: served.id.clone(),
+        model,
+        settings: settings.clone(),
+        memory_limit_bytes: served.settings.memory_limit_bytes,
+        cpu_limit: served.settings.cpu_limit,
+    }
+}
+
 /// Loads a model into this process; how many bytes and how much processor time that took.
-async fn load_here(path: std::path::PathBuf, threads: usize) -> Result<(OnnxModel, u64, f64), String> {
+async fn load_here(path: PathBuf, threads: usize) -> Result<(OnnxModel, u64, f64), String> {
     let (sender, loaded) = tokio::sync::oneshot::channel();
     prepare_threads();
     let load = move || {

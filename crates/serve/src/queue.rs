@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{Notify, oneshot},
+    sync::{Notify, Semaphore, oneshot},
 };
 use wattle_core::Signature;
 use wattle_engine::Tensor;
@@ -35,6 +35,9 @@ const QUICK: Duration = Duration::from_micros(200);
 /// Every so many calls that were computed where they came in, one waits to see whether others come with it.
 const LOOK_EVERY: u32 = 32;
 
+/// Batches that an instance elsewhere may have at once: one that it computes, and one that is on its way meanwhile.
+const BATCHES_AN_INSTANCE: usize = 2;
+
 /// The calls that wait for one model.
 pub(crate) struct Queue {
     limits: BatchLimits,
@@ -46,6 +49,8 @@ pub(crate) struct Queue {
     mean_cpu_nanos: AtomicU64,
     /// Whether batches were seen to answer like calls alone.
     trust: AtomicU8,
+    /// How many batches more may be with instances elsewhere.
+    lanes: Arc<Semaphore>,
 }
 
 struct State {
@@ -74,13 +79,15 @@ const TRUSTED: u8 = 1;
 const ALONE: u8 = 2;
 
 impl Queue {
-    pub(crate) fn new(limits: BatchLimits) -> Queue {
+    /// A queue for a model of which there are so many instances.
+    pub(crate) fn new(limits: BatchLimits, instances: u32) -> Queue {
         let trust = if limits.max_rows > 1 { UNKNOWN } else { ALONE };
         Queue {
             state: Mutex::new(State { batcher: Batcher::new(limits), run: Run::Nobody, has_company: false, alone: 0 }),
             came: Notify::new(),
             mean_cpu_nanos: AtomicU64::new(0),
             trust: AtomicU8::new(trust),
+            lanes: Arc::new(Semaphore::new(instances as usize * BATCHES_AN_INSTANCE)),
             limits,
         }
     }
@@ -286,7 +293,11 @@ async fn drive(mut driver: Driver) {
             tokio::task::yield_now().await;
         }
         // The batch is made when there is a processor for it, so that it holds all who came until then.
-        let Ok(turn) = driver.admission.turn(loaded.engine.threads()).await else { return };
+        let turn = match loaded.fleet {
+            Some(_) => Arc::clone(&served.queue.lanes).acquire_owned().await.map(Turn::elsewhere).ok(),
+            None => driver.admission.turn(loaded.engine.threads()).await.ok(),
+        };
+        let Some(turn) = turn else { return };
         let next = {
             let mut state = served.queue.lock();
             let next = state.batcher.next(Instant::now());
@@ -314,6 +325,15 @@ async fn drive(mut driver: Driver) {
 
 /// Computes a batch where that disturbs nobody: a slow model of this process on a thread that may be busy for long.
 async fn run(served: &Arc<Served>, loaded: &Arc<Loaded>, calls: Vec<Waiter>, turn: Turn) {
+    if loaded.fleet.is_some() {
+        // Others take the next batches meanwhile.
+        let (served, loaded) = (Arc::clone(served), Arc::clone(loaded));
+        tokio::spawn(async move {
+            answer_all(&served, &loaded, calls).await;
+            drop(turn);
+        });
+        return;
+    }
     if matches!(loaded.engine, Engine::Remote(_)) || served.queue.is_quicker_than(QUICK) {
         let _turn = turn;
         return answer_all(served, loaded, calls).await;

@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -15,9 +15,10 @@ use wattle_meter::Meter;
 use wattle_store::{Deployment, Isolation, ResolvedSettings};
 
 use crate::{
-    Error, Result,
+    Error, InstanceStatus, Result,
     batcher::BatchLimits,
     engine::Engine,
+    handover::Handover,
     memory::{Loaded, Memory},
     metrics::{Eviction, Observation, Protocol, RevisionMetrics},
     pipeline::Pipeline,
@@ -41,6 +42,8 @@ pub struct Replica {
     pub(crate) door: Option<Door>,
     pub(crate) trial: Option<(Arc<Trial>, Side)>,
     pub(crate) shadow: Option<Arc<Shadow>>,
+    /// Who is taking over from it.
+    pub(crate) handover: Option<Arc<Handover>>,
 }
 
 /// What a [`Served`] is made of.
@@ -91,6 +94,8 @@ pub(crate) struct Served {
     pub(crate) measured_bytes: Option<u64>,
     /// What the last load added to memory; zero before the first.
     pub(crate) known_bytes: AtomicU64,
+    /// How many instances its next load starts, where it is not as many as there are to be.
+    pub(crate) begins_with: AtomicUsize,
     state: Mutex<State>,
     troubles: Mutex<Troubles>,
     /// What its language model's scheduler had counted when it was last asked.
@@ -166,7 +171,7 @@ impl Drop for Computing<'_> {
 impl Replica {
     /// A revision that takes part in no trial.
     pub(crate) fn new(deployment: Arc<Deployment>, served: Arc<Served>) -> Replica {
-        Replica { deployment, served, door: None, trial: None, shadow: None }
+        Replica { deployment, served, door: None, trial: None, shadow: None, handover: None }
     }
 
     /// The revision's number within its deployment.
@@ -248,6 +253,14 @@ impl Replica {
         self.served.loaded().map_or(0, |loaded| loaded.bytes)
     }
 
+    /// What its language model's scheduler did since it was loaded; nothing of other models.
+    pub fn statistics(&self) -> Statistics {
+        match self.served.loaded().as_deref().map(|loaded| &loaded.engine) {
+            Some(Engine::Language(speaker)) => speaker.statistics(),
+            _ => Statistics::default(),
+        }
+    }
+
     /// By what the limits of its process hold, while it has one.
     pub fn limited_by(&self) -> Option<&'static str> {
         self.served.limited_by()
@@ -275,7 +288,8 @@ impl Served {
         let max_rows = if has_rows { settings.max_batch_size as usize } else { 1 };
         Arc::new(Served {
             key: KEYS.fetch_add(1, Relaxed),
-            queue: Queue::new(BatchLimits { max_rows, max_delay: settings.max_queue_delay }),
+            queue: Queue::new(BatchLimits { max_rows, max_delay: settings.max_queue_delay }, settings.replicas),
+            begins_with: AtomicUsize::new(0),
             places,
             counters: Counters::default(),
             measured_bytes,
@@ -348,6 +362,29 @@ impl Served {
         self.queue.is_idle() && self.counters.in_flight.load(Relaxed) == 0
     }
 
+    /// Rows of a batch at most, as it was asked for.
+    pub(crate) fn max_rows(&self) -> usize {
+        self.queue.max_rows()
+    }
+
+    /// How many instances there are to be.
+    pub(crate) fn wanted_instances(&self) -> usize {
+        self.settings.replicas as usize
+    }
+
+    /// How many a load starts.
+    pub(crate) fn first_instances(&self) -> usize {
+        match self.begins_with.swap(0, Relaxed) {
+            0 => self.wanted_instances(),
+            first => first,
+        }
+    }
+
+    /// Its instances, where there may be several.
+    pub(crate) fn instances(&self) -> Vec<InstanceStatus> {
+        self.loaded().and_then(|loaded| Some(loaded.fleet.as_ref()?.instances())).unwrap_or_default()
+    }
+
     /// The threads that a batch computes on: what somebody decided, or all processors for a model that has work for them.
     pub(crate) fn threads(&self) -> usize {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -359,7 +396,7 @@ impl Served {
     pub(crate) fn limited_by(&self) -> Option<&'static str> {
         match &self.loaded()?.engine {
             Engine::Local(_) => None,
-            Engine::Remote(worker) => Some(worker.limited_by()),
+            Engine::Remote(worker) => worker.limited_by(),
             Engine::Language(speaker) => speaker.limited_by(),
         }
     }
@@ -439,6 +476,10 @@ impl Served {
     /// The process that has the model ended. It is started again by the next call, unless it ended before it answered
     /// anything, or several times in a row: then it is left alone for a while, for longer each time.
     pub(crate) fn crashed(&self, loaded: &Loaded) {
+        if loaded.fleet.is_some() {
+            // Its instances are replaced one by one.
+            return;
+        }
         let mut state = self.lock();
         if let State::Ready(present) = &*state
             && std::ptr::eq(Arc::as_ptr(present), loaded)
@@ -503,12 +544,13 @@ impl Served {
         let use_of = self.use_of.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Resident {
             key: self.key,
-            bytes: loaded.bytes,
+            bytes: loaded.budgeted_bytes(),
             load_joules: loaded.load_joules,
             // One that answers just now is in use.
             last_used: if self.is_idle() { use_of.last.max(loaded.since) } else { Instant::now() },
             gap: use_of.mean_gap,
-            pinned: self.settings.pin,
+            // A container stays as long as it is deployed, unless somebody decided otherwise.
+            pinned: self.settings.pin || (loaded.fleet.is_some() && self.settings.keep_alive.is_none()),
             keep_alive: self.settings.keep_alive,
         })
     }

@@ -10,10 +10,10 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use wattle_core::{Energy, ModelVersionId, Name, nearest};
 use wattle_engine::{Tensor, in_order};
 use wattle_meter::Meter;
-use wattle_store::{Settings, Store};
+use wattle_store::{Isolation, Settings, Store};
 
 use crate::{
-    Context, Error, Launcher, Result,
+    Context, Error, Launchers, Result,
     admit::{Admission, Place},
     batch::Answered,
     memory::Memory,
@@ -123,20 +123,14 @@ impl Call {
 }
 
 impl Server {
-    /// A server of the store's deployments. Nothing is loaded before it is called. Without a launcher no model gets a
-    /// process of its own.
-    pub async fn start(
-        store: Store,
-        meter: Meter,
-        options: ServeOptions,
-        launcher: Option<Arc<dyn Launcher>>,
-    ) -> Result<Server> {
+    /// A server of the store's deployments. Nothing is loaded before it is called, but containers are started at once.
+    pub async fn start(store: Store, meter: Meter, options: ServeOptions, launchers: Launchers) -> Result<Server> {
         let places = options.max_computing + options.max_waiting;
         let metrics = Arc::<Metrics>::default();
         let server = Server {
             inner: Arc::new(Inner {
                 store,
-                memory: Memory::new(options.memory_budget_bytes, launcher, meter.clone(), &metrics),
+                memory: Memory::new(options.memory_budget_bytes, launchers, meter.clone(), &metrics),
                 meter,
                 metrics,
                 admission: Admission::new(options.max_computing, options.max_waiting, options.max_tenant_requests),
@@ -152,7 +146,16 @@ impl Server {
             }),
         };
         server.reload().await?;
+        server.start_containers();
         Ok(server)
+    }
+
+    /// Starts the containers of all deployments that have them, which are there whether somebody calls or not.
+    fn start_containers(&self) {
+        let all: Vec<Arc<Served>> = self.table().values().flat_map(|replica| replica.all_served()).cloned().collect();
+        for served in all.into_iter().filter(|served| served.isolation == Isolation::Container) {
+            tokio::spawn(async move { served.make_ready().await });
+        }
     }
 
     /// The deployment of this name, or, without a name, the default or only one.

@@ -7,6 +7,7 @@ use wattle_core::Name;
 use wattle_store::{Deployment, Isolation};
 
 use crate::{
+    InstanceStatus,
     replica::{Replica, Served},
     shadow::Compared,
 };
@@ -65,6 +66,9 @@ pub struct ModelStatus {
     /// By what the limits of its process hold; absent without a process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited_by: Option<String>,
+    /// Its instances, where there may be several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<InstanceStatus>,
 }
 
 /// A canary that failed too often.
@@ -124,6 +128,7 @@ impl Served {
             resident_bytes: loaded.map_or(0, |loaded| loaded.bytes),
             isolation: self.isolation,
             limited_by: self.limited_by().map(str::to_owned),
+            instances: self.instances(),
         }
     }
 }

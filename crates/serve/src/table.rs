@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use tokio::sync::Semaphore;
@@ -11,6 +11,7 @@ use wattle_store::{Deployment, Revision};
 
 use crate::{
     Error, Result, Server,
+    handover::Begun,
     metrics::{self, Eviction},
     pipeline::Pipeline,
     replica::{Parts, Replica, Served},
@@ -22,6 +23,7 @@ use crate::{
 
 /// A revision that is in memory before it gets calls; it is let go when this is dropped before the traffic names it.
 pub struct Prepared {
+    _handover: Option<Begun>,
     _served: Arc<Served>,
 }
 
@@ -35,8 +37,12 @@ pub(crate) type Table = BTreeMap<Name, Arc<Replica>>;
 
 impl Server {
     /// Loads a revision that is to get calls, so that the first of them need not wait for that, and a model that cannot
-    /// be loaded gets none. What is returned is to be held until [`Server::reload`] has made it one of those that answer.
-    pub async fn prepare(&self, name: &Name, revision: &Revision) -> Result<Prepared> {
+    /// be loaded gets none. One that is to take over all calls, in containers from containers, does so one by one. What is
+    /// returned is to be held until [`Server::reload`] has made it one of those that answer.
+    ///
+    /// # Errors
+    /// Why it cannot be loaded.
+    pub async fn prepare(&self, name: &Name, revision: &Revision, takes_over: bool) -> Result<Prepared> {
         let present = self.table().get(name).cloned();
         let same = |served: &&Arc<Served>| served.revision == revision.revision;
         let served = present.as_ref().and_then(|present| present.all_served().into_iter().find(same).cloned());
@@ -55,8 +61,17 @@ impl Server {
             let told = |error: Error| Error::Load { deployment: name.to_string(), reason: error.to_string() };
             self.pipeline_signature(pipeline).map_err(told)?;
         }
+        let before = present.filter(|_| takes_over && !served.is_ready()).map(|present| Arc::clone(present.served()));
+        let before = before.filter(|before| before.loaded().is_some_and(|loaded| loaded.fleet.is_some()));
+        if before.is_some() {
+            served.begins_with.store(1, Relaxed);
+        }
         served.make_ready().await?;
-        Ok(Prepared { _served: served })
+        let handover = match &before {
+            Some(before) => self.hand_over(name, before, &served).await?,
+            None => None,
+        };
+        Ok(Prepared { _handover: handover, _served: served })
     }
 
     /// Takes over the deployments as the store has them now. A revision that is still there stays loaded; one that is gone
@@ -117,7 +132,9 @@ impl Server {
         // The store keeps no deployment without one.
         let stable = &served[0];
         let Some(canary) = traffic.canary().and_then(|canary| of(canary.revision)) else {
-            return Replica { shadow, ..replica(stable) };
+            let handover = present.filter(|present| present.served.key == stable.key);
+            let handover = handover.and_then(|present| present.handover.clone());
+            return Replica { shadow, handover, ..replica(stable) };
         };
         let gate = Gate {
             max_error_percent: canary.settings.gate_max_error_percent,

@@ -43,6 +43,11 @@ struct Counts {
 impl Replica {
     /// Whom a call meets: what was found by a name may stand for the stable revision and its canary.
     pub fn route(self: Arc<Self>, key: Option<&str>) -> Arc<Replica> {
+        if let Some(handover) = &self.handover
+            && let Some(to) = handover.takes(fastrand::u64(..))
+        {
+            return Arc::new(Replica::new(Arc::clone(&self.deployment), Arc::clone(to)));
+        }
         let Some(door) = &self.door else { return self };
         // From its failure until it is rolled back a canary gets no calls.
         let failed = door.trial.verdict().is_some();
@@ -132,6 +137,7 @@ fn failed<T>(result: &Result<T>) -> Option<bool> {
         Err(
             Error::Run(_)
             | Error::Crashed { .. }
+            | Error::Unreached { .. }
             | Error::Load { .. }
             | Error::NoRoom { .. }
             | Error::Expired

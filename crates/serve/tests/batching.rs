@@ -16,7 +16,8 @@ use support::{Place, options, place, place_with, rows, x};
 use wattle_core::{Datatype, TensorSpec};
 use wattle_engine::{Data, Tensor, onnx::graph::GraphBuilder};
 use wattle_serve::{
-    Computed, Context, Error, Launcher, Prediction, Priority, Result, ServeOptions, Worker, WorkerOrder,
+    Computed, Context, Error, Instance, Launcher, Launchers, Prediction, Priority, Result, ServeOptions, Worker,
+    WorkerOrder,
     speaker::{Speaker, SpeakerOrder},
 };
 use wattle_store::{Isolation, Settings};
@@ -152,6 +153,11 @@ impl Launcher for Fragile {
     }
 }
 
+/// A launcher for processes.
+fn processes(launcher: &Arc<Fragile>) -> Launchers {
+    Launchers { processes: Some(Arc::clone(launcher) as Arc<dyn Launcher>), ..Launchers::default() }
+}
+
 #[async_trait]
 impl Worker for Echo {
     async fn run(&self, inputs: &[Tensor]) -> Result<Computed, Error> {
@@ -160,6 +166,13 @@ impl Worker for Echo {
         }
         let outputs = inputs.iter().map(|input| Tensor { name: "y".into(), ..input.clone() }).collect();
         Ok(Computed { outputs, cpu_seconds: 0.0 })
+    }
+}
+
+#[async_trait]
+impl Instance for Echo {
+    fn name(&self) -> &str {
+        "echo"
     }
 
     fn is_alive(&self) -> bool {
@@ -174,8 +187,8 @@ impl Worker for Echo {
         0.0
     }
 
-    fn limited_by(&self) -> &'static str {
-        "none"
+    fn limited_by(&self) -> Option<&'static str> {
+        Some("none")
     }
 }
 
@@ -184,7 +197,7 @@ async fn a_process_that_ends_while_its_first_batch_is_compared_says_nothing_of_i
     let launcher = Arc::new(Fragile::default());
     let mut options = patient(4);
     options.defaults.isolation = Some(Isolation::Process);
-    let place = Arc::new(place_with(options, Some(Arc::clone(&launcher) as Arc<dyn Launcher>)).await);
+    let place = Arc::new(place_with(options, processes(&launcher)).await);
     place.deploy("echo", 1, false).await;
     let calls = || [1.0, 2.0, 3.0, 4.0].map(|value| x(&[value])).to_vec();
     for answer in together(&place, "echo", calls()).await {

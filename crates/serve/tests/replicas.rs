@@ -12,7 +12,7 @@ use std::{
 use support::{Place, options, place, some};
 use wattle_engine::Data;
 use wattle_meter::{Meter, SensorConfig};
-use wattle_serve::{Context, Error, Server};
+use wattle_serve::{Context, Error, Launchers, Server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_goes_on_when_the_caller_who_began_it_leaves() {
@@ -51,7 +51,10 @@ async fn a_model_that_is_gone_costs_only_its_own_deployment() {
     fs::remove_file(blob).unwrap();
     // As after a restart, which finds out what is there.
     let meter = Meter::start(&place.folder.path().join("other.sqlite"), SensorConfig::default()).await.unwrap();
-    let place = Place { server: Server::start(place.store.clone(), meter, some(), None).await.unwrap(), ..place };
+    let place = Place {
+        server: Server::start(place.store.clone(), meter, some(), Launchers::default()).await.unwrap(),
+        ..place
+    };
     place.call("good").await.unwrap();
     assert!(matches!(place.call("gone").await, Err(Error::Load { .. })));
     let gone = place.replica("gone");

@@ -176,7 +176,7 @@ async fn a_revision_is_loaded_before_it_gets_calls() {
         settings: Settings::default(),
     });
     let second = second.await.unwrap();
-    let held = place.server.prepare(&line(), &second).await.unwrap();
+    let held = place.server.prepare(&line(), &second, true).await.unwrap();
     place.put_traffic(&line(), Traffic::all(second.revision), false).await;
     drop(held);
     let status = place.replica("line").status();
@@ -186,7 +186,7 @@ async fn a_revision_is_loaded_before_it_gets_calls() {
     let digest = place.store.resolve(&format!("line:{broken}").parse().unwrap()).await.unwrap().manifest.digest;
     std::fs::write(place.store.blobs().local_path(digest).await.unwrap(), b"no model").unwrap();
     let broken = place.revision(&line(), broken, Settings::default()).await;
-    let refused = place.server.prepare(&line(), &broken).await.err();
+    let refused = place.server.prepare(&line(), &broken, true).await.err();
     assert!(matches!(refused, Some(Error::Load { .. })), "{refused:?}");
     assert_eq!(version(&place, None).await, 2);
 }

@@ -15,6 +15,8 @@ const MOST_PROCESSORS: u32 = 4096;
 const MOST_KEEP_ALIVE_SECONDS: u64 = 365 * 86_400;
 /// A process that serves a model needs this much for itself, 32 MiB.
 const LEAST_MEMORY_LIMIT_BYTES: u64 = 32 << 20;
+/// The most containers of a model.
+const MOST_REPLICAS: u32 = 64;
 /// The least share of a processor that moves at all.
 const LEAST_CPU_LIMIT: f64 = 0.01;
 
@@ -50,10 +52,13 @@ pub struct Settings {
     /// Whether the model stays in memory whatever else needs the room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<bool>,
-    /// The most memory that its process may take.
+    /// How many containers serve it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// The most memory that its process, or each of its containers, may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit_bytes: Option<u64>,
-    /// The most processors that its process may use; 1.5 are one and a half.
+    /// The most processors that its process, or each of its containers, may use; 1.5 are one and a half.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_limit: Option<f64>,
     /// Tokens that one call of a language model may have, prompt and answer together.
@@ -92,9 +97,11 @@ pub struct ResolvedSettings {
     pub keep_alive: Option<Duration>,
     /// Whether the model stays in memory whatever else needs the room.
     pub pin: bool,
-    /// The most memory that its process may take.
+    /// How many containers serve it; 1 for a model that lives elsewhere.
+    pub replicas: u32,
+    /// The most memory that its process, or each of its containers, may take.
     pub memory_limit_bytes: Option<u64>,
-    /// The most processors that its process may use.
+    /// The most processors that its process, or each of its containers, may use.
     pub cpu_limit: Option<f64>,
     /// Tokens that one call of a language model may have; without, the model and its cells decide.
     pub context_tokens: Option<u32>,
@@ -118,6 +125,8 @@ pub enum Isolation {
     Thread,
     /// In a process of its own, whose crash costs its own calls alone and whose end gives all memory back.
     Process,
+    /// In containers of a Docker Engine.
+    Container,
 }
 
 impl Settings {
@@ -131,6 +140,7 @@ impl Settings {
             threads: self.threads.or(others.threads),
             keep_alive_seconds: self.keep_alive_seconds.or(others.keep_alive_seconds),
             pin: self.pin.or(others.pin),
+            replicas: self.replicas.or(others.replicas),
             memory_limit_bytes: self.memory_limit_bytes.or(others.memory_limit_bytes),
             cpu_limit: self.cpu_limit.or(others.cpu_limit),
             context_tokens: self.context_tokens.or(others.context_tokens),
@@ -151,6 +161,7 @@ impl Settings {
             threads: self.threads,
             keep_alive: self.keep_alive_seconds.map(Duration::from_secs),
             pin: self.pin.unwrap_or(false),
+            replicas: self.replicas.filter(|_| self.isolation == Some(Isolation::Container)).unwrap_or(1),
             memory_limit_bytes: self.memory_limit_bytes,
             cpu_limit: self.cpu_limit,
             context_tokens: self.context_tokens,
@@ -168,6 +179,7 @@ impl Settings {
         within("max_queue_delay_ms", self.max_queue_delay_ms, 0.0, MOST_QUEUE_DELAY_MS)?;
         within("threads", self.threads, 1, MOST_PROCESSORS)?;
         within("keep_alive_seconds", self.keep_alive_seconds, 0, MOST_KEEP_ALIVE_SECONDS)?;
+        within("replicas", self.replicas, 1, MOST_REPLICAS)?;
         within("memory_limit_bytes", self.memory_limit_bytes, LEAST_MEMORY_LIMIT_BYTES, 1 << 60)?;
         within("cpu_limit", self.cpu_limit, LEAST_CPU_LIMIT, f64::from(MOST_PROCESSORS))?;
         within("context_tokens", self.context_tokens, LEAST_CONTEXT_TOKENS, MOST_KV_CELLS)?;
@@ -179,9 +191,17 @@ impl Settings {
             [("memory_limit_bytes", self.memory_limit_bytes.is_some()), ("cpu_limit", self.cpu_limit.is_some())];
         match limited.into_iter().find(|(_, given)| *given) {
             // The server's own default may change, and a limit must not become void with it.
-            Some((limit, _)) if self.isolation != Some(Isolation::Process) => Err(Error::Invalid(format!(
-                "{limit} holds for a process of its own only: set isolation to process too"
-            ))),
+            Some((limit, _)) if !matches!(self.isolation, Some(Isolation::Process | Isolation::Container)) => {
+                return Err(Error::Invalid(format!(
+                    "{limit} holds for a process of its own only: set isolation to process too"
+                )));
+            }
+            _ => {}
+        }
+        match self.replicas {
+            Some(2..) if self.isolation != Some(Isolation::Container) => {
+                Err(Error::Invalid("only containers can be several: set isolation to container too".into()))
+            }
             _ => Ok(()),
         }
     }
@@ -193,6 +213,7 @@ impl Isolation {
         match self {
             Isolation::Thread => "thread",
             Isolation::Process => "process",
+            Isolation::Container => "container",
         }
     }
 }
@@ -207,11 +228,11 @@ impl FromStr for Isolation {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Isolation, ParseError> {
-        let all = [Isolation::Thread, Isolation::Process];
+        let all = [Isolation::Thread, Isolation::Process, Isolation::Container];
         all.into_iter().find(|isolation| isolation.as_str() == text).ok_or_else(|| {
             let known = match nearest(text, all.map(Isolation::as_str)) {
                 Some(near) => format!("did you mean {near}?"),
-                None => "use thread or process".into(),
+                None => "use thread, process or container".into(),
             };
             ParseError(format!("unknown isolation {text:?}: {known}"))
         })

@@ -13,9 +13,12 @@ use tokio::{net::UnixListener, runtime::Builder};
 use tonic::{Request, Response, Status};
 use wattle_engine::onnx::OnnxModel;
 use wattle_meter::process_cpu_seconds;
-use wattle_serve::speaker::{LocalSpeaker, Speaker, SpeakerSettings};
+use wattle_serve::{
+    Instance,
+    speaker::{LocalSpeaker, SpeakerSettings},
+};
 
-use super::{Answer, Order, Task, speech};
+use super::{Answer, Loaded, Order, Task, speech};
 use crate::grpc::{
     convert, path,
     proto::{
@@ -58,8 +61,10 @@ fn serve(mut stdin: impl BufRead + Send + 'static, stdout: &mut impl Write) -> R
     runtime.block_on(async {
         let listener = UnixListener::bind(&order.socket).map_err(told)?;
         let service = OneModel { model: Arc::new(model), booked: Mutex::new(process_cpu_seconds()) };
-        let ready =
-            Answer::Ready { resident_bytes: resident_bytes().map_err(told)?, cpu_seconds: process_cpu_seconds() };
+        let ready = Answer::Ready(Loaded {
+            resident_bytes: resident_bytes().map_err(told)?,
+            cpu_seconds: process_cpu_seconds(),
+        });
         tell(stdout, &ready).map_err(told)?;
         // The server bounds what it sends.
         let service = GrpcInferenceServiceServer::new(service).max_decoding_message_size(usize::MAX);
@@ -71,7 +76,8 @@ fn serve(mut stdin: impl BufRead + Send + 'static, stdout: &mut impl Write) -> R
 fn speak(socket: &Path, model: &Path, settings: &SpeakerSettings, stdout: &mut impl Write) -> Result<(), String> {
     let told = |error: io::Error| error.to_string();
     let speaker = Arc::new(LocalSpeaker::load(model, settings)?);
-    let ready = Answer::Ready { resident_bytes: speaker.resident_bytes(), cpu_seconds: speaker.load_cpu_seconds() };
+    let (resident_bytes, cpu_seconds) = (speaker.resident_bytes(), speaker.load_cpu_seconds());
+    let ready = Answer::Ready(Loaded { resident_bytes, cpu_seconds });
     // Texts are made tokens of beside what computes.
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(4).build().map_err(told)?;
     runtime

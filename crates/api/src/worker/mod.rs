@@ -1,8 +1,11 @@
-//! A model in a process of its own, called over a socket by the protocol that everybody calls: the server's side, and
-//! the process's.
+//! A model in an instance of its own, a process or a container: the server's side, and the instance's. Tensors go by the
+//! protocol that everybody calls, language by one that has it as the scheduler takes it.
 
 mod child;
+mod containers;
+mod line;
 mod lines;
+mod processes;
 mod remote;
 mod speaker;
 mod speech;
@@ -13,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use wattle_serve::speaker::SpeakerSettings;
 
 pub use child::serve_model;
-pub use remote::Workers;
+pub use containers::Containers;
+pub use processes::Workers;
+pub use speech::routes;
 
 /// What the process is asked for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,17 +44,21 @@ enum Task {
     Language(SpeakerSettings),
 }
 
+/// What an instance took to be ready.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Loaded {
+    /// What it takes in memory with its model; pages that it shares with others count in part.
+    resident_bytes: u64,
+    /// Its processor time so far.
+    cpu_seconds: f64,
+}
+
 /// What it answers when it has its model, or why it has none.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     /// It serves.
-    Ready {
-        /// What it takes in memory with its model; pages that it shares with others count in part.
-        resident_bytes: u64,
-        /// Its processor time so far.
-        cpu_seconds: f64,
-    },
+    Ready(Loaded),
     /// It does not.
     Failed {
         /// Why.

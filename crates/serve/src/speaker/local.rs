@@ -5,7 +5,7 @@ use wattle_engine::tokens::{Token, TokenEngine, Vocabulary};
 
 use super::{Asker, Speaker, SpeakerSettings};
 use crate::{
-    Error, Result,
+    Error, Instance, Result,
     language::{Embedded, Generate, Pieces, Prompt},
     sampling::{self, Words},
     tokens::{Caller, Request, Scheduler, SchedulerSettings, Statistics},
@@ -130,6 +130,33 @@ impl LocalSpeaker {
 const BATCH_TOKENS: u32 = 2048;
 
 #[async_trait]
+impl Instance for LocalSpeaker {
+    fn name(&self) -> &str {
+        "this process"
+    }
+
+    fn is_alive(&self) -> bool {
+        self.scheduler.is_alive()
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.resident_bytes
+    }
+
+    fn load_cpu_seconds(&self) -> f64 {
+        self.load_cpu_seconds
+    }
+
+    fn limited_by(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.scheduler.statistics()
+    }
+}
+
+#[async_trait]
 impl Speaker for LocalSpeaker {
     async fn generate(&self, request: Generate, asker: Asker) -> Result<Pieces> {
         let (words, context_tokens) = (Arc::clone(&self.words), self.context_tokens);
@@ -168,31 +195,11 @@ impl Speaker for LocalSpeaker {
         Ok(tokens.into_iter().flat_map(|token| vocabulary.bytes(token, true)).collect())
     }
 
-    fn statistics(&self) -> Statistics {
-        self.scheduler.statistics()
-    }
-
     async fn save(&self) {
         let Some(folder) = &self.saved else { return };
         if let Err(error) = self.scheduler.save(folder).await {
             tracing::warn!(%error, "prefixes are not kept for the next load");
         }
-    }
-
-    fn is_alive(&self) -> bool {
-        self.scheduler.is_alive()
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        self.resident_bytes
-    }
-
-    fn load_cpu_seconds(&self) -> f64 {
-        self.load_cpu_seconds
-    }
-
-    fn limited_by(&self) -> Option<&'static str> {
-        None
     }
 }
 

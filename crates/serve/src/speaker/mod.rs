@@ -6,13 +6,12 @@ use std::{path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use wattle_core::Name;
+use wattle_core::{ModelVersionId, Name};
 use wattle_engine::tokens::Token;
 
 use crate::{
-    Priority, Result,
+    Instance, Priority, Result,
     language::{Embedded, Generate, Pieces, Prompt},
-    tokens::Statistics,
 };
 
 pub use local::LocalSpeaker;
@@ -33,11 +32,13 @@ pub struct Asker {
 pub struct SpeakerOrder {
     /// The deployment, for logs and messages.
     pub deployment: Name,
+    /// The version of the model.
+    pub id: ModelVersionId,
     /// The model's file.
     pub model: PathBuf,
     /// How it is served.
     pub settings: SpeakerSettings,
-    /// The most memory that the process may take.
+    /// The most memory that the instance may take.
     pub memory_limit_bytes: Option<u64>,
     /// The most processors that it may use.
     pub cpu_limit: Option<f64>,
@@ -72,14 +73,15 @@ pub struct SpeakerSettings {
     pub saved_bytes: u64,
 }
 
-/// Answers the calls of one language model. Whatever it holds goes when this is dropped.
+/// Answers the calls of one language model.
 #[async_trait]
-pub trait Speaker: Send + Sync + 'static {
+pub trait Speaker: Instance {
     /// Begins an answer.
     ///
     /// # Errors
     /// [`crate::Error::Invalid`] for what no answer fits; [`crate::Error::TooMany`] when too many wait;
-    /// [`crate::Error::Crashed`] when its process ended, also in the midst of the pieces.
+    /// [`crate::Error::Unreached`] when it never began; [`crate::Error::Crashed`] when its process ended, also in the midst
+    /// of the pieces.
     async fn generate(&self, request: Generate, asker: Asker) -> Result<Pieces>;
 
     /// Embeds texts.
@@ -100,21 +102,6 @@ pub trait Speaker: Send + Sync + 'static {
     /// [`crate::Error::Invalid`] for tokens that there are not.
     async fn detokenize(&self, tokens: Vec<Token>) -> Result<Vec<u8>>;
 
-    /// What it did since it was loaded; a second old at most.
-    fn statistics(&self) -> Statistics;
-
     /// Keeps what will be of use when the model is loaded again.
     async fn save(&self);
-
-    /// Whether it can still answer.
-    fn is_alive(&self) -> bool;
-
-    /// What it takes in memory, in bytes.
-    fn resident_bytes(&self) -> u64;
-
-    /// Processor time that loading took.
-    fn load_cpu_seconds(&self) -> f64;
-
-    /// By what its process's limits hold; nothing without a process.
-    fn limited_by(&self) -> Option<&'static str>;
 }

@@ -101,6 +101,20 @@ impl Statistics {
         self.zip(before, u64::saturating_add, |new, before| new + before)
     }
 
+    /// What two did together, and how both stand.
+    #[must_use]
+    pub fn plus(&self, other: &Statistics) -> Statistics {
+        Statistics {
+            running: self.running + other.running,
+            waiting: self.waiting + other.waiting,
+            cells: self.cells + other.cells,
+            cells_used: self.cells_used + other.cells_used,
+            cells_shared: self.cells_shared + other.cells_shared,
+            offloaded_bytes: self.offloaded_bytes + other.offloaded_bytes,
+            ..self.after(other)
+        }
+    }
+
     fn zip(&self, other: &Statistics, count: fn(u64, u64) -> u64, sum: fn(f64, f64) -> f64) -> Statistics {
         Statistics {
             running: self.running,

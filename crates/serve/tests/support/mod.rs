@@ -10,7 +10,7 @@ use wattle_engine::{
     onnx::{Inspected, graph::GraphBuilder, inspect},
 };
 use wattle_meter::{Meter, SensorConfig};
-use wattle_serve::{Context, Error, LanguageOptions, Launcher, Prediction, Replica, ServeOptions, Server};
+use wattle_serve::{Context, Error, LanguageOptions, Launchers, Prediction, Replica, ServeOptions, Server};
 use wattle_store::{Change, Manifest, NewRevision, NewTraffic, Revision, Settings, Store, Traffic};
 
 pub(crate) struct Place {
@@ -20,15 +20,15 @@ pub(crate) struct Place {
 }
 
 pub(crate) async fn place(options: ServeOptions) -> Place {
-    place_with(options, None).await
+    place_with(options, Launchers::default()).await
 }
 
-/// A place whose models may have processes of their own.
-pub(crate) async fn place_with(options: ServeOptions, launcher: Option<Arc<dyn Launcher>>) -> Place {
+/// A place whose models may live elsewhere.
+pub(crate) async fn place_with(options: ServeOptions, launchers: Launchers) -> Place {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("data")).await.unwrap();
     let meter = Meter::start(&folder.path().join("data/ledger.sqlite"), SensorConfig::default()).await.unwrap();
-    let server = Server::start(store.clone(), meter, options, launcher).await.unwrap();
+    let server = Server::start(store.clone(), meter, options, launchers).await.unwrap();
     Place { store, server, folder }
 }
 

@@ -2,7 +2,7 @@ use anyhow::Result;
 use serde_json::json;
 use wattle_core::{LanguageModel, Name};
 use wattle_deploy::DeploymentRequest;
-use wattle_serve::{ReplicaStatus, RevisionStatus};
+use wattle_serve::{InstanceState, InstanceStatus, ReplicaStatus, RevisionStatus};
 use wattle_store::{Deployment, ModelVersion};
 
 use super::{Context, rollout};
@@ -92,6 +92,7 @@ fn row(status: &ReplicaStatus, replica: &RevisionStatus) -> Vec<String> {
         }
         .into(),
         match &model.limited_by {
+            _ if !model.instances.is_empty() => containers(&model.instances),
             Some(limit) if limit != "none" => format!("{} ({limit})", model.isolation),
             _ => model.isolation.to_string(),
         },
@@ -100,6 +101,16 @@ fn row(status: &ReplicaStatus, replica: &RevisionStatus) -> Vec<String> {
         model.mean_compute_ms.map_or_else(|| "-".into(), |ms| quantity(ms / 1000.0, "s")),
         if model.loaded { bytes(model.resident_bytes) } else { "-".into() },
     ]
+}
+
+/// How many containers there are, and how many of them get calls where those are others.
+fn containers(instances: &[InstanceStatus]) -> String {
+    let ready = instances.iter().filter(|instance| instance.state == InstanceState::Ready).count();
+    let all = match instances.len() {
+        1 => "1 container".to_owned(),
+        count => format!("{count} containers"),
+    };
+    if ready == instances.len() { all } else { format!("{all}, {ready} ready") }
 }
 
 /// What a shadow's answers are like.

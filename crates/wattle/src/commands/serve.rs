@@ -21,16 +21,16 @@ use wattle_api::{
     Local, Service, Traces,
     http::{self, Edge, Tls},
     local::Parts,
-    worker::Workers,
+    worker::{self, Containers, Workers},
 };
-use wattle_deploy::process::Processes;
+use wattle_deploy::{docker::Docker, process::Processes};
 use wattle_meter::Meter;
-use wattle_serve::Server;
+use wattle_serve::{Launcher, Launchers, Server};
 use wattle_store::Store;
 use wattle_train::jobs::{Jobs, JobsOptions};
 
 use crate::{
-    config::{Config, LogFormat, Sources},
+    config::{Config, LogFormat, Sources, home_folder},
     flags::ServeFlags,
     output::print_line,
 };
@@ -80,19 +80,28 @@ pub(crate) async fn run(flags: &ServeFlags, ca_file: Option<&Path>) -> Result<Ex
     let jobs = Jobs::start(store.clone(), meter.clone(), jobs_options).await?;
     // The folder is this server's since the store is.
     let processes = Processes::new(program.clone(), &["worker", "serve"], &config.data_dir.join("run"))?;
-    let launcher = Arc::new(Workers(processes));
-    let server = Server::start(store.clone(), meter.clone(), config.serving, Some(launcher)).await?;
+    let is_fixed = config.worker.is_some();
+    // A worker is in a container, and starts none.
+    let containers = (!is_fixed).then(|| {
+        let cache = home_folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("wattle/image-layers"));
+        Arc::new(Containers::new(Docker::new(&config.data_dir), store.clone(), program.clone(), cache))
+    });
+    let launchers = Launchers {
+        processes: Some(Arc::new(Workers(processes))),
+        containers: containers.clone().map(|containers| containers as Arc<dyn Launcher>),
+    };
+    let server = Server::start(store.clone(), meter.clone(), config.serving, launchers).await?;
     // A signal ends a load that takes long.
     tokio::select! {
         loaded = models::load(&models, &server) => loaded?,
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     }
-    let is_fixed = config.worker.is_some();
+    let speech = worker::routes(&server, &models);
     let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program, is_fixed });
     let traces = config.traces.map(|(endpoint, name)| Traces::start(&endpoint, name.as_deref()));
     let traces = traces.transpose()?.map(Arc::new);
-    let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits, traces.clone());
+    let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits, traces.clone()).merge(speech);
 
     if !address.ip().is_loopback() && !is_fixed {
         tracing::warn!(%address, "anyone who reaches this address can use and change this server: there are no keys");
@@ -114,6 +123,9 @@ pub(crate) async fn run(flags: &ServeFlags, ca_file: Option<&Path>) -> Result<Ex
         closing.interrupt_jobs().await;
     };
     http::serve(listener, router, edge, shutdown).await;
+    if let Some(containers) = containers {
+        containers.close().await;
+    }
     // What still holds a connection has had its grace; both databases are safe without an orderly end.
     let ended = tokio::time::timeout(CLOSING, async {
         service.shutdown().await?;

@@ -59,7 +59,8 @@ const MOST_HEADER_BYTES: u64 = 1 << 20;
 /// The most requests at once on a connection.
 const MOST_STREAMS: u64 = 100_000;
 
-const ISOLATIONS: &[(&str, Isolation)] = &[("thread", Isolation::Thread), ("process", Isolation::Process)];
+const ISOLATIONS: &[(&str, Isolation)] =
+    &[("thread", Isolation::Thread), ("process", Isolation::Process), ("container", Isolation::Container)];
 const ROLES: &[(&str, Role)] = &[("all", Role::All), ("worker", Role::Worker)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -155,10 +156,13 @@ fn table() -> Vec<Key> {
             &mut s.deployments.max_queue_delay_ms
         })
         .about("How long a call may wait for others to join its batch; 0 takes whoever waits already."),
-        Key::new("deployments.isolation", optional(choice("thread|process", ISOLATIONS)), |s| {
+        Key::new("deployments.isolation", optional(choice("thread|process|container", ISOLATIONS)), |s| {
             &mut s.deployments.isolation
         })
-        .about("Where a model lives: on threads of the server, or in a process whose crash costs its own calls alone.")
+        .about(
+            "Where a model lives: on threads of the server, in a process whose crash costs its own calls alone, or in \
+             containers of a Docker Engine.",
+        )
         .default_is("process for language models, thread for all others"),
         Key::new("deployments.threads", optional(whole(1..=4096)), |s| &mut s.deployments.threads)
             .about("The threads that one call computes on.")

@@ -1,11 +1,11 @@
-use clap::{Args, value_parser};
+use clap::{Args, ValueEnum, value_parser};
 use wattle_core::{ModelReference, Name};
 use wattle_store::{Isolation, Settings};
 use wattle_train::spec::Memory;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What is not said stays as the deployment has it.\n\nExamples:\n  wattle deploy line\n  wattle deploy line:2 --name forecast --default\n  wattle deploy line@champion\n  wattle deploy line:2 --canary 10\n  wattle deploy line:3 --shadow\n  wattle deploy line --max-batch-size 64 --max-queue-delay-ms 2\n  wattle deploy line --isolation process --memory-limit 512MiB --cpu-limit 1.5\n  wattle deploy smollm --kv-cells 16384 --keep-alive 30m"
+    after_help = "What is not said stays as the deployment has it.\n\nExamples:\n  wattle deploy line\n  wattle deploy line:2 --name forecast --default\n  wattle deploy line@champion\n  wattle deploy line:2 --canary 10\n  wattle deploy line:3 --shadow\n  wattle deploy line --max-batch-size 64 --max-queue-delay-ms 2\n  wattle deploy line --isolation process --memory-limit 512MiB --cpu-limit 1.5\n  wattle deploy line --target docker --replicas 2 --cpus 1 --memory 512MiB\n  wattle deploy smollm --kv-cells 16384 --keep-alive 30m"
 )]
 pub(crate) struct DeployFlags {
     /// MODEL, MODEL:VERSION or MODEL@ALIAS.
@@ -41,9 +41,15 @@ pub(crate) struct SettingsFlags {
     /// Let a call wait so long for others to join its batch.
     #[arg(long, value_name = "MS")]
     max_queue_delay_ms: Option<f64>,
-    /// Serve it on threads of the server, or in a process of its own, whose crash costs its own calls alone.
-    #[arg(long, value_name = "thread|process")]
+    /// Serve it on threads of the server, in a process of its own, whose crash costs its own calls alone, or in containers.
+    #[arg(long, value_name = "thread|process|container")]
     isolation: Option<Isolation>,
+    /// Serve it here, or in containers of a Docker Engine; the same as --isolation container.
+    #[arg(long, value_name = "local|docker", conflicts_with = "isolation")]
+    target: Option<Target>,
+    /// Serve it in so many containers.
+    #[arg(long, value_name = "CONTAINERS")]
+    replicas: Option<u32>,
     /// Compute a call on so many threads.
     #[arg(long)]
     threads: Option<u32>,
@@ -53,11 +59,11 @@ pub(crate) struct SettingsFlags {
     /// Keep it in memory whatever else needs the room.
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pin: Option<bool>,
-    /// The most memory that its process may take, as in 512MiB.
-    #[arg(long, value_name = "MEMORY")]
+    /// The most memory that its process, or each of its containers, may take, as in 512MiB.
+    #[arg(long, visible_alias = "memory", value_name = "MEMORY")]
     memory_limit: Option<Memory>,
-    /// The most processors that its process may use, as in 1.5.
-    #[arg(long, value_name = "PROCESSORS")]
+    /// The most processors that its process, or each of its containers, may use, as in 1.5.
+    #[arg(long, visible_alias = "cpus", value_name = "PROCESSORS")]
     cpu_limit: Option<f64>,
     /// Let one call of a language model have so many tokens, prompt and answer together.
     #[arg(long = "context", value_name = "TOKENS")]
@@ -84,7 +90,10 @@ impl SettingsFlags {
         Settings {
             max_batch_size: self.max_batch_size,
             max_queue_delay_ms: self.max_queue_delay_ms,
-            isolation: self.isolation,
+            isolation: self
+                .isolation
+                .or(self.target.filter(|target| *target == Target::Docker).map(|_| Isolation::Container)),
+            replicas: self.replicas,
             threads: self.threads,
             keep_alive_seconds: self.keep_alive,
             pin: self.pin,
@@ -98,6 +107,13 @@ impl SettingsFlags {
             gate_min_calls: self.gate_min_calls,
         }
     }
+}
+
+/// Where a model is deployed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Target {
+    Local,
+    Docker,
 }
 
 /// Seconds, minutes or hours, in seconds.

@@ -127,8 +127,14 @@ fn deployments() -> Schemas {
         ("mean_compute_ms", or_null("number")),
         ("load_ms", or_null("number")),
         ("resident_bytes", count()),
-        ("isolation", json!({"type": "string", "enum": ["thread", "process"]})),
+        ("isolation", json!({"type": "string", "enum": ["thread", "process", "container"]})),
         ("limited_by?", of("string")),
+        ("instances?", list_of("InstanceStatus")),
+    ]);
+    let instance_status = object(&[
+        ("name", described(of("string"), "what it is called where it runs")),
+        ("state", json!({"type": "string", "enum": ["ready", "ejected", "leaving"]})),
+        ("in_flight", count()),
     ]);
     let compared = object(&["same", "different", "failed", "dropped"].map(|key| (key, count())));
     let revision_status = extends(
@@ -160,6 +166,7 @@ fn deployments() -> Schemas {
         ("DeploymentStatus", status),
         ("DeploymentRequest", request),
         ("ModelStatus", model_status),
+        ("InstanceStatus", instance_status),
         ("RevisionStatus", revision_status),
         ("Compared", compared),
     ]
@@ -173,7 +180,8 @@ fn rollout() -> Schemas {
         ("kv_cells?", json!({"type": "integer", "minimum": 256})),
         ("max_inter_token_ms?", json!({"type": "number", "minimum": 1})),
         ("speculate?", json!({"type": "boolean"})),
-        ("isolation?", json!({"type": "string", "enum": ["thread", "process"]})),
+        ("isolation?", json!({"type": "string", "enum": ["thread", "process", "container"]})),
+        ("replicas?", json!({"type": "integer", "minimum": 1, "maximum": 64})),
         ("threads?", json!({"type": "integer", "minimum": 1})),
         ("keep_alive_seconds?", count()),
         ("pin?", of("boolean")),

@@ -64,7 +64,7 @@ pub(super) async fn deploy(worker: &Worker, ca_file: Option<&Path>, store: &Stor
         let isolation = Some(Isolation::Thread);
         let settings = Settings { pin: Some(true), isolation, ..Settings::default() };
         let request = DeploymentRequest { settings, ..DeploymentRequest::of(reference) };
-        deployments.deploy(request, |_, _| async { Ok(()) }).await?;
+        deployments.deploy(request, |_, _, _| async { Ok(()) }).await?;
     }
     Ok(models.into_keys().collect())
 }
