@@ -123,12 +123,13 @@ impl Containers {
 #[async_trait]
 impl Launcher for Containers {
     async fn launch(&self, order: WorkerOrder) -> Result<Arc<dyn Worker>> {
+        let model = order.id.model.clone();
         let WorkerOrder { deployment, id, threads, max_batch_rows, memory_limit_bytes, cpu_limit, .. } = order;
         let mut environment = vec![("WATTLE_DEPLOYMENTS_MAX_BATCH_SIZE", max_batch_rows.to_string())];
         environment.extend(threads.map(|threads| ("WATTLE_DEPLOYMENTS_THREADS", threads.to_string())));
         let order = Order { deployment, id, environment, memory_limit_bytes, cpu_limit };
         let (line, loaded) = self.start(order).await?;
-        Ok(Arc::new(RemoteWorker::new(line, loaded)))
+        Ok(Arc::new(RemoteWorker::new(line, Some(model), loaded)))
     }
 
     async fn launch_speaker(&self, order: SpeakerOrder) -> Result<Arc<dyn Speaker>> {

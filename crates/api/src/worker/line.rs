@@ -30,6 +30,8 @@ use wattle_serve::{Error, Result};
 
 /// How much of a message may be on its way before the other side has read it, in bytes: most messages whole.
 const WINDOW_BYTES: u32 = 16 << 20;
+/// What stands for an instance in addresses, since its connection decides where calls go.
+pub(super) const ORIGIN: &str = "http://worker";
 /// How long it may take to be connected to a machine that is there.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -145,7 +147,7 @@ impl Line {
     /// Asks a question in language; the answer's body is still to come.
     pub(super) async fn call(&self, path: &str, question: &impl Serialize) -> Result<Response<Incoming>> {
         let body = serde_json::to_vec(question).map_err(|error| Error::Internal(error.to_string()))?;
-        let address = format!("http://worker{}{path}", self.prefix);
+        let address = format!("{ORIGIN}{}{path}", self.prefix);
         let request = Request::post(address).header(header::CONTENT_TYPE, "application/json").body(Body::from(body));
         self.send(request.map_err(|error| Error::Internal(error.to_string()))?).await
     }
@@ -191,7 +193,7 @@ impl TowerService<Request<tonic::body::Body>> for GrpcLine {
 }
 
 async fn is_ready(mut sender: SendRequest<Body>) -> bool {
-    let Ok(request) = Request::get("http://worker/v2/health/ready").body(Body::empty()) else { return false };
+    let Ok(request) = Request::get(format!("{ORIGIN}/v2/health/ready")).body(Body::empty()) else { return false };
     if sender.ready().await.is_err() {
         return false;
     }

@@ -30,7 +30,7 @@ impl Launcher for Workers {
         let limits = Limits { memory_bytes: memory_limit_bytes, processors: cpu_limit };
         let task = Task::Tensors { threads: threads.unwrap_or(1) };
         let (line, loaded) = self.start(&deployment, limits, model, task).await?;
-        Ok(Arc::new(RemoteWorker::new(line, loaded)))
+        Ok(Arc::new(RemoteWorker::new(line, None, loaded)))
     }
 
     async fn launch_speaker(&self, order: SpeakerOrder) -> Result<Arc<dyn Speaker>> {

@@ -3,13 +3,15 @@
 use std::{error::Error as StdError, sync::Arc};
 
 use async_trait::async_trait;
+use http::Uri;
 use tonic::{Code, Status};
+use wattle_core::Name;
 use wattle_engine::Tensor;
 use wattle_serve::{Computed, Error, Instance, Result, Worker};
 
 use super::{
     Loaded,
-    line::{GrpcLine, Line},
+    line::{GrpcLine, Line, ORIGIN},
 };
 use crate::grpc::{convert, proto::grpc_inference_service_client::GrpcInferenceServiceClient};
 
@@ -17,16 +19,18 @@ use crate::grpc::{convert, proto::grpc_inference_service_client::GrpcInferenceSe
 pub(super) struct RemoteWorker {
     line: Arc<Line>,
     client: GrpcInferenceServiceClient<GrpcLine>,
+    /// What the instance calls the model, where it may have several.
+    model: Option<Name>,
     loaded: Loaded,
 }
 
 impl RemoteWorker {
     /// Calls an instance that listens.
-    pub(super) fn new(line: Line, loaded: Loaded) -> RemoteWorker {
+    pub(super) fn new(line: Line, model: Option<Name>, loaded: Loaded) -> RemoteWorker {
         let line = Arc::new(line);
-        let client = GrpcInferenceServiceClient::new(GrpcLine(Arc::clone(&line)));
+        let client = GrpcInferenceServiceClient::with_origin(GrpcLine(Arc::clone(&line)), Uri::from_static(ORIGIN));
         let client = client.max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
-        RemoteWorker { line, client, loaded }
+        RemoteWorker { line, client, model, loaded }
     }
 
     fn failure(&self, status: &Status) -> Error {
@@ -50,7 +54,9 @@ impl RemoteWorker {
 impl Worker for RemoteWorker {
     async fn run(&self, inputs: &[Tensor]) -> Result<Computed> {
         let mut client = self.client.clone();
-        let answer = self.line.until_ended(client.model_infer(convert::request(inputs))).await?;
+        let mut request = convert::request(inputs);
+        request.model_name = self.model.as_ref().map(Name::to_string).unwrap_or_default();
+        let answer = self.line.until_ended(client.model_infer(request)).await?;
         let response = answer.map_err(|status| self.failure(&status))?.into_inner();
         let cpu_seconds = convert::cpu_seconds(&response).unwrap_or(0.0);
         let outputs = convert::outputs(response).map_err(|error| Error::Internal(error.message))?;

@@ -58,7 +58,7 @@ pub(crate) fn x(values: &[f64]) -> Vec<Tensor> {
 }
 
 /// A model that gives back `x`, after `weights` numbers that make its file large and its load slow.
-fn identity(weights: usize) -> Vec<u8> {
+pub(crate) fn identity(weights: usize) -> Vec<u8> {
     let spec = |name: &str| rows(name, Datatype::Fp64);
     let mut graph = GraphBuilder::new("identity");
     graph.input(&spec("x"));

@@ -3,6 +3,12 @@
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -135,6 +141,137 @@ fn docker_pulls_from_a_registry_what_was_pushed_and_a_further_version_sends_its_
     let again = server.json(&["image", "build", "founding:2", "--push", &format!("{name}:2")]);
     assert_eq!(sent(&again), 0, "{again}");
     docker(&["pull", &format!("{name}:2")]);
+}
+
+/// Calls one address again and again from several threads until told to stop; how each call ended.
+struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Vec<(u16, String)>>>,
+}
+
+impl Load {
+    fn start(server: &Server, path: &str) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let call = |_| {
+            let (stop, url) = (Arc::clone(&stop), format!("{}{path}", server.url));
+            thread::spawn(move || {
+                let mut answers = Vec::new();
+                while !stop.load(Relaxed) {
+                    let answer = post(&url, &json!({"x": [1.0]}));
+                    answers.push((answer.status, answer.text));
+                    thread::sleep(Duration::from_millis(2));
+                }
+                answers
+            })
+        };
+        Load { threads: (0..6).map(call).collect(), stop }
+    }
+
+    fn end(self) -> Vec<(u16, String)> {
+        self.stop.store(true, Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+/// The names of a deployment's containers that get calls.
+fn ready(server: &Server, name: &str) -> Vec<String> {
+    let status = send(|client| client.get(format!("{}/api/v1/deployments/{name}", server.url))).json();
+    let instances = status["instances"].as_array().cloned().unwrap_or_default();
+    let ready = instances.iter().filter(|instance| instance["state"] == "ready");
+    ready.map(|instance| instance["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A deployment's containers, one in a line, whether they run or not.
+fn containers(name: &str) -> String {
+    docker(&["ps", "--all", "--quiet", "--filter", &format!("label=serving.wattle.deployment={name}")])
+}
+
+#[test]
+#[ignore = "needs a Docker Engine: make test-docker"]
+fn docker_serves_a_deployment_through_the_death_of_a_container_a_pause_and_a_rolling_update() {
+    let server = Server::start();
+    server.import_founding();
+    server.import_founding();
+    server.wattle(&[
+        "deploy",
+        "founding:1",
+        "--target",
+        "docker",
+        "--replicas",
+        "2",
+        "--cpus",
+        "1",
+        "--memory",
+        "256MiB",
+    ]);
+    let first = ready(&server, "founding");
+    assert_eq!(first.len(), 2);
+    let limits = docker(&["inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", &first[0]]);
+    assert_eq!(limits, format!("{} 1000000000", 256 << 20));
+    assert!(server.wattle(&["ps"]).contains("2 containers"));
+
+    // One is killed: what it had in hand is lost, and nothing else.
+    let load = Load::start(&server, "/models/founding/predict");
+    thread::sleep(Duration::from_millis(500));
+    docker(&["kill", &first[0]]);
+    wait_for("another container in its place", || {
+        let now = ready(&server, "founding");
+        (now.len() == 2 && !now.contains(&first[0])).then_some(())
+    });
+    let answers = load.end();
+    let lost: Vec<_> = answers.iter().filter(|(status, _)| *status != 200).collect();
+    // A batch for each of the calls that a container may have in hand, of all calls of the six threads.
+    assert!(lost.len() <= 6, "{lost:?}");
+    assert!(lost.iter().all(|(status, text)| *status == 503 && text.contains("ended")), "{lost:?}");
+    assert!(answers.len() > 200 && answers.iter().any(|(_, text)| *text == r#"{"y_pred":[[3.0]]}"#));
+
+    // One stands still: it gets no calls until it goes on.
+    let paused = ready(&server, "founding")[0].clone();
+    docker(&["pause", &paused]);
+    wait_for("the one that stands still to get no calls", || {
+        (!ready(&server, "founding").contains(&paused)).then_some(())
+    });
+    let load = Load::start(&server, "/models/founding/predict");
+    thread::sleep(Duration::from_millis(500));
+    assert!(load.end().iter().all(|(status, _)| *status == 200));
+    docker(&["unpause", &paused]);
+    wait_for("it to get calls again", || ready(&server, "founding").contains(&paused).then_some(()));
+
+    // A new version takes over one by one, and no call fails.
+    let before = ready(&server, "founding");
+    let load = Load::start(&server, "/models/founding/predict");
+    thread::sleep(Duration::from_millis(200));
+    server.wattle(&["deploy", "founding:2"]);
+    thread::sleep(Duration::from_millis(200));
+    let answers = load.end();
+    let failed: Vec<_> = answers.iter().filter(|(status, _)| *status != 200).collect();
+    assert!(failed.is_empty() && answers.len() > 100, "{failed:?}");
+    let after = ready(&server, "founding");
+    assert!(after.len() == 2 && after.iter().all(|name| !before.contains(name)), "{before:?} {after:?}");
+    wait_for("the old ones to be removed", || (containers("founding").lines().count() == 2).then_some(()));
+
+    server.wattle(&["undeploy", "founding"]);
+    wait_for("all containers to be removed", || containers("founding").is_empty().then_some(()));
+}
+
+#[test]
+#[ignore = "needs a Docker Engine: make test-docker"]
+fn docker_loses_no_container_when_the_server_is_killed_or_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_in(folder.path(), &[]);
+    server.import_founding();
+    server.wattle(&["deploy", "founding", "--name", "orphan", "--target", "docker"]);
+    let first = containers("orphan");
+    assert_eq!(first.lines().count(), 1);
+    server.kill();
+    assert_eq!(containers("orphan"), first, "nobody removed it");
+    let server = Server::start_in(folder.path(), &[]);
+    let answer = post(&format!("{}/models/orphan/predict", server.url), &json!({"x": [1.0]}));
+    assert_eq!((answer.status, answer.json()), (200, json!({"y_pred": [[3.0]]})));
+    let second = containers("orphan");
+    assert!(second.lines().count() == 1 && second != first);
+    server.terminate();
+    assert_eq!(containers("orphan"), "");
 }
 
 #[test]
