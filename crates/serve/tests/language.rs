@@ -11,7 +11,7 @@ use std::{fs, path::Path, time::Duration};
 use futures::{StreamExt, future::join_all};
 use models::Decoder;
 use wattle_serve::{
-    Error, Result,
+    Error, Instance, Result,
     language::{Chosen, Constraint, FinishReason, Generate, Piece, Prompt, Sampling, TokenUsage},
     speaker::{Asker, LocalSpeaker, Speaker, SpeakerSettings},
 };
