@@ -17,7 +17,7 @@ use wattle_deploy::{DeploymentRequest, Deployments};
 use wattle_engine::{Tensor, tokens::Token};
 use wattle_meter::{Meter, Total, UsageLine, UsageQuery};
 use wattle_serve::{
-    Call, Context, FailedCanary, Pipeline, Prediction, Prepared, Replica, ReplicaStatus, Server,
+    Call, Context, FailedCanary, Logs, Pipeline, Prediction, Prepared, Replica, ReplicaStatus, Server,
     language::{Embedded, Generate, Pieces, Prompt},
     metrics::Metrics,
 };
@@ -57,6 +57,8 @@ pub struct Parts {
     pub jobs: Jobs,
     /// Replicas.
     pub server: Server,
+    /// What was said of deployments.
+    pub logs: Arc<Logs>,
     /// The binary that runs `worker inspect`.
     pub program: PathBuf,
     /// Whether what is served is decided for good: a worker changes nothing.
@@ -69,6 +71,7 @@ pub struct Local {
     meter: Meter,
     jobs: Jobs,
     server: Server,
+    logs: Arc<Logs>,
     deployments: Deployments,
     program: PathBuf,
     is_fixed: bool,
@@ -90,6 +93,7 @@ impl Local {
             meter: parts.meter,
             jobs: parts.jobs,
             server: parts.server,
+            logs: parts.logs,
             program: parts.program,
             is_fixed: parts.is_fixed,
             imports: Arc::new(Semaphore::new(CONCURRENT_IMPORTS)),
@@ -373,6 +377,10 @@ impl Service for Local {
 
     async fn deployment_history(&self, name: Name) -> Result<DeploymentHistory> {
         Ok(self.deployments.history(&name).await?)
+    }
+
+    fn logs(&self) -> &Logs {
+        &self.logs
     }
 
     async fn undeploy(&self, name: Name) -> Result<()> {

@@ -17,7 +17,7 @@ use wattle_deploy::DeploymentRequest;
 use wattle_engine::{Tensor, tokens::Token};
 use wattle_meter::{SensorDescription, Total, UsageLine, UsageQuery};
 use wattle_serve::{
-    Call, Context, Prediction, Replica, ReplicaStatus,
+    Call, Context, Logs, Prediction, Replica, ReplicaStatus,
     language::{Embedded, Generate, Pieces, Prompt},
     metrics::Metrics,
 };
@@ -174,6 +174,8 @@ pub trait Service: Send + Sync + 'static {
     async fn roll_back(&self, name: Name) -> Result<Deployment>;
     /// What happened to a deployment's traffic.
     async fn deployment_history(&self, name: Name) -> Result<DeploymentHistory>;
+    /// What was said of deployments.
+    fn logs(&self) -> &Logs;
     /// Removes a deployment.
     async fn undeploy(&self, name: Name) -> Result<()>;
     /// Loads a deployment's model now, so that its first call need not wait for that.

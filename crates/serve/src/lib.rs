@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod account;
 mod admit;
 mod batch;
 mod batcher;
@@ -11,6 +12,7 @@ mod error;
 mod fleet;
 mod handover;
 pub mod language;
+mod logs;
 mod memory;
 pub mod metrics;
 mod pipeline;
@@ -36,6 +38,7 @@ pub use context::Context;
 pub use engine::{Computed, Instance, Launcher, Launchers, Worker, WorkerOrder};
 pub use error::{Error, Result};
 pub use fleet::{InstanceState, InstanceStatus};
+pub use logs::{LogLine, Logs};
 pub use pipeline::{Pipeline, Step};
 pub use replica::Replica;
 pub use server::{Call, LanguageOptions, Prediction, ServeOptions, Server};

@@ -21,12 +21,13 @@ use wattle_engine::Tensor;
 
 use crate::{
     Context, Error, Result,
+    account::Batch,
     admit::{Admission, Turn},
     batch::{Answered, Waiter, agree, join, part, rows_of, tell_all},
     batcher::{BatchLimits, Batcher, Entry, Next},
     engine::{Computed, Engine, compute},
     memory::Loaded,
-    replica::{Batch, Served},
+    replica::Served,
 };
 
 /// A model whose batches take less than this is computed where its calls come in: a hop to another thread and back would be

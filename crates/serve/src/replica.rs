@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, watch};
-use wattle_core::{Activity, LanguageModel, ModelVersionId, Name, Signature, Usage};
+use wattle_core::{LanguageModel, ModelVersionId, Name, Signature};
 use wattle_meter::Meter;
 use wattle_store::{Deployment, Isolation, ResolvedSettings};
 
@@ -25,7 +25,7 @@ use crate::{
     queue::Queue,
     residency::Resident,
     shadow::Shadow,
-    speaker::{Speaker, SpeakerSettings},
+    speaker::SpeakerSettings,
     tokens::Statistics,
     trial::{Door, Side, Trial},
     troubles::{CHANCE, Troubles, kept_after_crash, kept_after_load, waiting},
@@ -99,9 +99,9 @@ pub(crate) struct Served {
     state: Mutex<State>,
     troubles: Mutex<Troubles>,
     /// What its language model's scheduler had counted when it was last asked.
-    counted: Mutex<Statistics>,
+    pub(crate) counted: Mutex<Statistics>,
     use_of: Mutex<Use>,
-    meter: Meter,
+    pub(crate) meter: Meter,
     memory: Arc<Memory>,
 }
 
@@ -129,42 +129,12 @@ pub(crate) struct Counters {
     pub(crate) load_micros: AtomicU64,
 }
 
-/// What was computed at once.
-pub(crate) struct Batch {
-    pub(crate) calls: usize,
-    pub(crate) rows: usize,
-    /// Those of the calls that are copies, which nobody asked for.
-    pub(crate) copied_calls: usize,
-    pub(crate) copied_rows: usize,
-    pub(crate) cpu_seconds: f64,
-    pub(crate) compute: Duration,
-}
-
-impl Batch {
-    pub(crate) fn of_one(rows: usize, copy: bool, cpu_seconds: f64, compute: Duration) -> Batch {
-        let (copied_calls, copied_rows) = if copy { (1, rows) } else { (0, 0) };
-        Batch { calls: 1, rows, copied_calls, copied_rows, cpu_seconds, compute }
-    }
-}
-
-/// Calls that compute; they do until this is dropped.
-pub(crate) struct Computing<'a> {
-    counters: &'a Counters,
-    calls: u64,
-}
-
 impl Drop for Served {
     fn drop(&mut self) {
         // One that still answered calls when it was replaced goes with the last of them.
         if matches!(*self.lock(), State::Ready(_)) {
             self.metrics.evicted(Eviction::Replaced);
         }
-    }
-}
-
-impl Drop for Computing<'_> {
-    fn drop(&mut self) {
-        self.counters.in_flight.fetch_sub(self.calls, Relaxed);
     }
 }
 
@@ -510,25 +480,6 @@ impl Served {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner).another()
     }
 
-    /// Adds what a language model's scheduler has counted since it was last asked.
-    pub(crate) fn count_tokens(&self, speaker: &dyn Speaker) {
-        let now = speaker.statistics();
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = now.since(&counted);
-        *counted = now;
-        drop(counted);
-        let wasted = self.usage(0, 0, new.wasted_cpu_seconds);
-        self.metrics.count_tokens(&new, &wasted);
-        if new.wasted_cpu_seconds > 0.0 {
-            self.meter.record(wasted);
-        }
-    }
-
-    /// A language model that was just loaded has counted nothing yet.
-    pub(crate) fn begin_counting(&self) {
-        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Statistics::default();
-    }
-
     /// Notes that somebody calls.
     pub(crate) fn touch(&self) {
         let now = Instant::now();
@@ -555,61 +506,10 @@ impl Served {
         })
     }
 
-    /// Calls that compute now.
-    pub(crate) fn computing(&self, calls: usize) -> Computing<'_> {
-        let calls = calls as u64;
-        self.counters.in_flight.fetch_add(calls, Relaxed);
-        Computing { counters: &self.counters, calls }
-    }
-
-    /// Books a batch.
-    pub(crate) fn account(&self, batch: &Batch) {
-        if batch.calls > 0 {
-            self.counters.requests.fetch_add(batch.calls as u64, Relaxed);
-            self.counters.compute_micros.fetch_add(micros(batch.compute), Relaxed);
-            self.metrics.batch(batch.calls, batch.rows);
-        }
-        let asked = |all: usize, copied: usize| all.saturating_sub(copied) as u64;
-        let (requests, rows) = (asked(batch.calls, batch.copied_calls), asked(batch.rows, batch.copied_rows));
-        let usage = self.usage(requests, rows, batch.cpu_seconds);
-        self.metrics.spent(&usage);
-        self.meter.record(usage);
-    }
-
-    /// Books what loading took: it is the deployment's, whose calls made it necessary.
-    pub(crate) fn account_load(&self, cpu_seconds: f64) {
-        let usage = Usage { activity: Activity::Load, ..self.usage(0, 0, cpu_seconds) };
-        self.metrics.spent(&usage);
-        self.meter.record(usage);
-    }
-
-    /// Counts a call that failed in the model.
-    pub(crate) fn failed(&self, error: &Error) {
-        self.counters.requests.fetch_add(1, Relaxed);
-        if matches!(error, Error::Run(_) | Error::Crashed { .. }) {
-            self.counters.failures.fetch_add(1, Relaxed);
-        }
-    }
-
     /// From now on every call is computed alone.
     pub(crate) fn stop_batching(&self, reason: &str) {
         if self.queue.stop_batching() {
             tracing::warn!(deployment = %self.name, version = %self.id, "calls are computed one at a time: {reason}");
-        }
-    }
-
-    /// Usage by this version.
-    pub(crate) fn usage(&self, requests: u64, rows: u64, cpu_seconds: f64) -> Usage {
-        Usage {
-            activity: Activity::Predict,
-            deployment: Some(self.name.clone()),
-            model: Some(self.id.model.clone()),
-            version: Some(self.id.version),
-            requests,
-            rows,
-            cpu_seconds,
-            in_child: self.isolation == Isolation::Process,
-            energy: self.meter.dynamic_energy(cpu_seconds),
         }
     }
 
@@ -618,6 +518,6 @@ impl Served {
     }
 }
 
-fn micros(time: Duration) -> u64 {
+pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -8,10 +8,11 @@ use wattle_engine::{Tensor, in_order};
 
 use crate::{
     Context, Error, Result, Server,
+    account::Batch,
     batch::{Answered, rows_of},
     pipeline::{Pipeline, Source, WiredStep},
     queue,
-    replica::{Batch, Served},
+    replica::Served,
 };
 
 /// How deep pipelines may stand in pipelines. One that calls itself by way of others is told so.

@@ -12,10 +12,11 @@ use wattle_engine::tokens::Token;
 
 use crate::{
     Call, Context, Error, Result, Server,
+    account::Batch,
     engine::Engine,
     language::{Embedded, Generate, Piece, Pieces, Prompt, TokenUsage},
     memory::Loaded,
-    replica::{Batch, Replica, Served},
+    replica::{Replica, Served},
     sampling,
     speaker::{Asker, Speaker},
 };

@@ -100,6 +100,20 @@ pub(crate) enum Command {
     },
     /// List deployments.
     Ps,
+    /// Show what was said of a deployment: by the server, and by what serves it.
+    #[command(
+        after_help = "Examples:\n  wattle logs line\n  wattle logs line --tail 20 --follow\n  wattle logs line -o json"
+    )]
+    Logs {
+        /// The deployment; also one that could not be deployed.
+        name: Name,
+        /// Show the last so many lines.
+        #[arg(long, value_name = "LINES", default_value_t = 100)]
+        tail: usize,
+        /// Go on with each further line.
+        #[arg(long, short)]
+        follow: bool,
+    },
     /// Remove a deployment.
     Undeploy {
         /// The deployment.

@@ -127,6 +127,8 @@ pub fn router(service: Arc<dyn Service>, limits: Limits, traces: Option<Arc<Trac
         .route("/api/v1/deployments/{name}/promote", post(deployments::promote))
         .route("/api/v1/deployments/{name}/rollback", post(deployments::roll_back))
         .route("/api/v1/deployments/{name}/history", get(deployments::history))
+        .route("/api/v1/deployments/{name}/logs", get(deployments::logs))
+        .route("/api/v1/deployments/{name}/logs/events", get(deployments::log_events))
         .route("/predict", post(predict::default))
         .route("/models/{deployment}/predict", post(predict::named))
         .route("/invocations", post(mlflow::default))

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use tokio::sync::Mutex;
 use wattle_core::{ModelVersionId, Name};
 use wattle_deploy::{
@@ -16,7 +17,7 @@ use wattle_deploy::{
     image::{Image, ImageReference, Model, Runtime},
 };
 use wattle_serve::{
-    Error, Launcher, Result, Worker, WorkerOrder,
+    Error, Launcher, Logs, Result, Worker, WorkerOrder,
     speaker::{Speaker, SpeakerOrder},
 };
 use wattle_store::Store;
@@ -47,6 +48,7 @@ pub struct Containers {
     cache: Option<PathBuf>,
     /// What the engine calls the images of versions; one is made at a time.
     images: Mutex<HashMap<ModelVersionId, String>>,
+    logs: Arc<Logs>,
 }
 
 /// What a container is started for.
@@ -59,9 +61,9 @@ struct Order {
 }
 
 impl Containers {
-    /// Starts containers of this program with models of this store.
-    pub fn new(docker: Docker, store: Store, program: PathBuf, cache: Option<PathBuf>) -> Containers {
-        Containers { docker, store, program, cache, images: Mutex::default() }
+    /// Starts containers of this program with models of this store; what they say goes into the logs of their deployments.
+    pub fn new(docker: Docker, store: Store, program: PathBuf, cache: Option<PathBuf>, logs: Arc<Logs>) -> Containers {
+        Containers { docker, store, program, cache, images: Mutex::default(), logs }
     }
 
     /// Ends all containers of this server.
@@ -87,11 +89,24 @@ impl Containers {
             processors: order.cpu_limit,
         };
         let container = self.docker.start(container).await.map_err(|error| told(error.to_string()))?;
+        self.keep_log(&deployment, &container);
         let used = ready(&container).await.map_err(told)?;
         let loaded = Loaded { resident_bytes: used.memory_bytes, cpu_seconds: used.cpu_seconds };
         let prefix = speech::prefix(&order.id.model);
         let line = Line::open(order.deployment, Host::Container(container), prefix).await.map_err(told)?;
         Ok((line, loaded))
+    }
+
+    /// Keeps what a container says until it is gone.
+    fn keep_log(&self, deployment: &Name, container: &Container) {
+        let (logs, deployment, name) = (Arc::clone(&self.logs), deployment.clone(), container.name().to_owned());
+        let lines = container.lines();
+        tokio::spawn(async move {
+            let mut lines = std::pin::pin!(lines);
+            while let Some(line) = lines.next().await {
+                logs.add(&deployment, &name, &line);
+            }
+        });
     }
 
     /// What the engine calls the image of a version, which it has then.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use wattle_core::Name;
 use wattle_deploy::process::{Limits, Processes};
 use wattle_serve::{
-    Error, Launcher, Result, Worker, WorkerOrder,
+    Error, Launcher, Logs, Result, Worker, WorkerOrder,
     speaker::{Speaker, SpeakerOrder},
 };
 
@@ -21,7 +21,10 @@ use super::{
 };
 
 /// Starts processes that serve a model each.
-pub struct Workers(pub Processes);
+pub struct Workers {
+    processes: Processes,
+    logs: Arc<Logs>,
+}
 
 #[async_trait]
 impl Launcher for Workers {
@@ -42,11 +45,19 @@ impl Launcher for Workers {
 }
 
 impl Workers {
+    /// What they say goes into the logs of their deployments, and where the server's own goes.
+    pub fn new(processes: Processes, logs: Arc<Logs>) -> Workers {
+        Workers { processes, logs }
+    }
+
     /// Starts a process and waits until it has its model.
     async fn start(&self, deployment: &Name, limits: Limits, model: PathBuf, task: Task) -> Result<(Line, Loaded)> {
         let told = |reason: String| Error::Load { deployment: deployment.to_string(), reason };
         let order = |socket: &Path| Order { socket: socket.to_owned(), model, task };
-        let (process, answer) = self.0.start(limits, order).await.map_err(|error| told(error.to_string()))?;
+        let (logs, name) = (Arc::clone(&self.logs), deployment.clone());
+        let said = move |line: &str| logs.add(&name, "process", line);
+        let (process, answer) =
+            self.processes.start(limits, order, said).await.map_err(|error| told(error.to_string()))?;
         match answer {
             Answer::Ready(loaded) => {
                 let line = Line::open(deployment.clone(), Host::Process(process), String::new()).await.map_err(told)?;

@@ -9,6 +9,7 @@ mod limits;
 mod sockets;
 
 use std::{
+    io::Write as _,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -22,7 +23,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStderr, ChildStdin, Command},
     sync::watch,
 };
 
@@ -38,6 +39,8 @@ use crate::{Error, Result};
 const READY_WITHIN: Duration = Duration::from_secs(600);
 /// The longest answer to an order.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
+/// The longest line of what a process says.
+const MAX_LINE_BYTES: u64 = 16 << 10;
 
 /// Starts the processes of one server.
 pub struct Processes {
@@ -74,7 +77,8 @@ impl Processes {
         })
     }
 
-    /// Starts a process within these limits, gives it the order that is made for its socket, and waits for its answer.
+    /// Starts a process within these limits, gives it the order that is made for its socket, and waits for its answer. What
+    /// it says on its standard error goes to the server's, and line by line to `said`.
     ///
     /// # Errors
     /// When it cannot be started, ends without an answer, or takes too long.
@@ -82,6 +86,7 @@ impl Processes {
         &self,
         limits: Limits,
         order: impl FnOnce(&Path) -> O,
+        said: impl Fn(&str) + Send + 'static,
     ) -> Result<(Process, A)> {
         let number = self.started.fetch_add(1, Relaxed);
         let socket = self.sockets.path(number);
@@ -93,10 +98,14 @@ impl Processes {
             .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             // Ctrl-C is for the server, which needs it until the last call is answered.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(pass_on(stderr, said));
+        }
         // It waits for its order with one thread and next to no memory, so that the limits hold for all that follows.
         let (enforced, group) = match limits == Limits::default() {
             true => (Enforced::None, None),
@@ -160,6 +169,23 @@ async fn ask(child: &mut Child, mut order: Vec<u8>) -> std::io::Result<(String, 
     if answer.is_empty() { Err(closed()) } else { Ok((answer, stdin)) }
 }
 
+/// Passes on what a process says, until it says no more.
+async fn pass_on(stderr: ChildStderr, said: impl Fn(&str)) {
+    let mut lines = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // What goes on for longer comes in several lines.
+        match (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        // Whoever reads the log may be gone.
+        let _ = std::io::stderr().write_all(&line);
+        said(String::from_utf8_lossy(&line).trim_end());
+    }
+}
+
 /// Waits for a process's end, or kills it when nobody needs it any more.
 async fn see_to_the_end(
     mut child: Child,
@@ -216,7 +242,7 @@ mod tests {
         let processes = shell(script, &folder.path().join("run"));
         let order = |socket: &Path| socket.to_owned();
         let (process, (socket, id)): (Process, (PathBuf, u32)) =
-            processes.start(Limits::default(), order).await.unwrap();
+            processes.start(Limits::default(), order, |_| {}).await.unwrap();
         assert_eq!((socket.as_path(), process.enforced()), (process.socket(), Enforced::None));
         assert!(process.is_alive());
         let mut ended = process.ended.clone();
@@ -229,7 +255,7 @@ mod tests {
     async fn a_process_that_is_killed_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let processes = shell("read -r order; echo $$; cat >/dev/null", &folder.path().join("run"));
-        let (process, id): (Process, i32) = processes.start(Limits::default(), |_| ()).await.unwrap();
+        let (process, id): (Process, i32) = processes.start(Limits::default(), |_| (), |_| {}).await.unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::KILL)
             .unwrap();
         process.ended().await;
@@ -237,11 +263,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_process_says_is_passed_on_line_by_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "read -r order; echo one >&2; echo two >&2; echo 1; cat >/dev/null";
+        let processes = shell(script, &folder.path().join("run"));
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let said = move |line: &str| tell.send(line.to_owned()).unwrap();
+        let (_process, _): (Process, u32) = processes.start(Limits::default(), |_| (), said).await.unwrap();
+        assert_eq!([told.recv().await.unwrap(), told.recv().await.unwrap()], ["one", "two"]);
+    }
+
+    #[tokio::test]
     async fn one_that_ends_without_an_answer_says_how() {
         let folder = tempfile::tempdir().unwrap();
         let refusal = async |script: &str| {
             let processes = shell(script, &folder.path().join("run"));
-            processes.start::<_, ()>(Limits::default(), |_| ()).await.err().unwrap().to_string()
+            processes.start::<_, ()>(Limits::default(), |_| (), |_| {}).await.err().unwrap().to_string()
         };
         assert!(refusal("exit 3").await.contains("exit status: 3"));
         assert!(refusal("kill -SEGV $$").await.contains("signal 11"));
@@ -255,7 +292,8 @@ mod tests {
         let mut processes = shell(script, &folder.path().join("run"));
         processes.groups = OnceLock::from(None);
         let limits = Limits { memory_bytes: Some(256 << 20), processors: Some(0.5) };
-        let (process, (kilobytes, processors)): (Process, (u64, u32)) = processes.start(limits, |_| ()).await.unwrap();
+        let (process, (kilobytes, processors)): (Process, (u64, u32)) =
+            processes.start(limits, |_| (), |_| {}).await.unwrap();
         assert_eq!((kilobytes, processors), (256 << 10, 1));
         assert_eq!(process.enforced(), Enforced::AffinityAndRlimit);
     }

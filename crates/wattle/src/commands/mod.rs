@@ -13,6 +13,7 @@ mod health;
 mod image;
 mod jobs;
 mod language;
+mod logs;
 mod models;
 mod predict;
 mod quickstart;
@@ -69,6 +70,7 @@ pub(crate) fn run(flags: Flags) -> Result<ExitCode> {
             Command::Rollback { name } => rollout::roll_back(&context, &name).await,
             Command::History { name } => rollout::history(&context, &name).await,
             Command::Ps => deploy::list(&context).await,
+            Command::Logs { name, tail, follow } => logs::run(&context, &name, tail, follow).await,
             Command::Undeploy { name } => deploy::undeploy(&context, &name).await,
             Command::Bench(flags) => return bench::run(&context, *flags).await,
             Command::Predict(flags) => predict::run(&context, flags).await,

@@ -1,14 +1,8 @@
 mod fetch;
+mod log;
 mod models;
 
-use std::{
-    env,
-    io::{self, IsTerminal},
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{env, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -16,7 +10,6 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing_subscriber::EnvFilter;
 use wattle_api::{
     Local, Service, Traces,
     http::{self, Edge, Tls},
@@ -30,7 +23,7 @@ use wattle_store::Store;
 use wattle_train::jobs::{Jobs, JobsOptions};
 
 use crate::{
-    config::{Config, LogFormat, Sources, home_folder},
+    config::{Sources, home_folder},
     flags::ServeFlags,
     output::print_line,
 };
@@ -47,7 +40,7 @@ pub(crate) async fn run(flags: &ServeFlags, ca_file: Option<&Path>) -> Result<Ex
     let loaded = Sources::new(flags).load();
     let config = loaded.resolve()?;
     let program = env::current_exe().context("cannot tell where this program is")?;
-    start_log(&config)?;
+    let logs = log::start(&config)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -84,10 +77,11 @@ pub(crate) async fn run(flags: &ServeFlags, ca_file: Option<&Path>) -> Result<Ex
     // A worker is in a container, and starts none.
     let containers = (!is_fixed).then(|| {
         let cache = home_folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("wattle/image-layers"));
-        Arc::new(Containers::new(Docker::new(&config.data_dir), store.clone(), program.clone(), cache))
+        let docker = Docker::new(&config.data_dir);
+        Arc::new(Containers::new(docker, store.clone(), program.clone(), cache, Arc::clone(&logs)))
     });
     let launchers = Launchers {
-        processes: Some(Arc::new(Workers(processes))),
+        processes: Some(Arc::new(Workers::new(processes, Arc::clone(&logs)))),
         containers: containers.clone().map(|containers| containers as Arc<dyn Launcher>),
     };
     let server = Server::start(store.clone(), meter.clone(), config.serving, launchers).await?;
@@ -98,7 +92,7 @@ pub(crate) async fn run(flags: &ServeFlags, ca_file: Option<&Path>) -> Result<Ex
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     }
     let speech = worker::routes(&server, &models);
-    let service = Local::new(Parts { store: store.clone(), meter, jobs, server, program, is_fixed });
+    let service = Local::new(Parts { store: store.clone(), meter, jobs, server, logs, program, is_fixed });
     let traces = config.traces.map(|(endpoint, name)| Traces::start(&endpoint, name.as_deref()));
     let traces = traces.transpose()?.map(Arc::new);
     let router = http::router(Arc::clone(&service) as Arc<dyn Service>, config.limits, traces.clone()).merge(speech);
@@ -157,17 +151,4 @@ fn allow_open_files(wanted: u64) {
             "this process may open too few files for --max-connections: raise the limit (ulimit -n), or lower the flag"
         );
     }
-}
-
-fn start_log(config: &Config) -> Result<()> {
-    let info = tracing_subscriber::filter::LevelFilter::INFO.into();
-    let filter = EnvFilter::builder().with_default_directive(info).parse(&config.log_filter)?;
-    // Colours are for a terminal, not for the file that the log may go to.
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
-    match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     docs,
     grpc::calls_at,
+    language_models::Decoder,
     support::{Server, post, send, wait_for},
 };
 
@@ -209,6 +210,8 @@ fn docker_serves_a_deployment_through_the_death_of_a_container_a_pause_and_a_rol
     let limits = docker(&["inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", &first[0]]);
     assert_eq!(limits, format!("{} 1000000000", 256 << 20));
     assert!(server.wattle(&["ps"]).contains("2 containers"));
+    let log = server.wattle(&["logs", "founding"]);
+    assert!(first.iter().all(|name| log.contains(name)), "what the containers say is told too: {log}");
 
     // One is killed: what it had in hand is lost, and nothing else.
     let load = Load::start(&server, "/models/founding/predict");
@@ -252,6 +255,46 @@ fn docker_serves_a_deployment_through_the_death_of_a_container_a_pause_and_a_rol
 
     server.wattle(&["undeploy", "founding"]);
     wait_for("all containers to be removed", || containers("founding").is_empty().then_some(()));
+}
+
+#[test]
+#[ignore = "needs a Docker Engine: make test-docker"]
+fn docker_has_a_language_model_answer_where_the_prompt_was_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tiny.gguf");
+    Decoder { context_tokens: 4096, ..Decoder::SMALL }.write(&file);
+    let server = Server::start();
+    server.wattle(&["models", "import", "--name", "tiny", file.to_str().unwrap()]);
+    server.wattle(&["deploy", "tiny", "--name", "near"]);
+    server.wattle(&["deploy", "tiny", "--name", "far", "--target", "docker", "--replicas", "2", "--cpus", "1"]);
+    let complete = |model: &str, prompt: &str| {
+        let body = json!({"model": model, "prompt": prompt, "max_tokens": 8, "temperature": 0});
+        let answer = post(&format!("{}/v1/completions", server.url), &body);
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()
+    };
+    // Whatever prompts are about, each is read once, in one of the two.
+    for topic in ["tides", "bees", "rust", "wattle"] {
+        let prompt = format!("What is known of {topic}? ").repeat(40);
+        let (near, far) = (complete("near", &prompt), complete("far", &prompt));
+        assert_eq!(near["choices"], far["choices"]);
+        assert_eq!(far["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+        let again = complete("far", &format!("{prompt} And what else?"));
+        let cached = again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        assert!(cached as usize >= prompt.len() - 16, "{again}");
+    }
+    let body = json!({"model": "far", "prompt": "Count", "max_tokens": 4, "stream": true});
+    let streamed = post(&format!("{}/v1/completions", server.url), &body).text;
+    assert!(streamed.matches("data: {").count() >= 2 && streamed.ends_with("data: [DONE]\n\n"), "{streamed}");
+    let tokens = post(&format!("{}/api/v1/tokenize", server.url), &json!({"model": "far", "content": "ab"}));
+    assert_eq!(tokens.status, 200, "{}", tokens.text);
+    let refused =
+        post(&format!("{}/v1/completions", server.url), &json!({"model": "far", "prompt": "a", "max_tokens": 9000}));
+    assert_eq!(refused.status, 400, "{}", refused.text);
+    // What was used there is booked here.
+    let usage = server.json(&["usage"]).to_string();
+    assert!(usage.contains("\"far\""), "{usage}");
+    server.wattle(&["undeploy", "far"]);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What the log says of calls.
 
-use std::fs::{self, File};
+use std::{
+    fs::{self, File},
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 
@@ -57,4 +60,41 @@ fn the_access_log_is_there_when_asked_for() {
     assert_eq!((&line["target"], &line["fields"]["status"]), (&json!("wattle::access"), &json!(200)), "{line}");
     assert_eq!((&line["span"]["path"], &line["span"]["method"]), (&json!("/v2"), &json!("GET")), "{line}");
     assert!(line["fields"]["ms"].as_f64().unwrap() > 0.0 && !text.contains("secret"), "{text}");
+}
+
+#[test]
+fn a_deployment_has_a_log_of_its_own_that_can_be_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut launcher = command();
+    launcher.env("WATTLE_LOG", "info");
+    let server = Server::spawn(launcher, folder.path(), &[]);
+    server.import_founding();
+    server.wattle(&["deploy", "founding"]);
+    server.wattle(&["deploy", "founding", "--name", "other"]);
+    let lines = server.json(&["logs", "founding"]);
+    let loaded = lines.as_array().unwrap().iter().find(|line| line["text"].as_str().unwrap().contains("model loaded"));
+    assert_eq!(loaded.unwrap()["from"], "server", "{lines}");
+    assert!(!lines.to_string().contains("other"), "{lines}");
+    let shown = server.wattle(&["logs", "founding", "--tail", "1"]);
+    assert_eq!(shown.trim().lines().count(), 1, "{shown}");
+    assert!(server.fails(&["logs", "fonding"]).contains("did you mean founding?"));
+
+    let mut follow = command();
+    follow.args(["logs", "founding", "--tail", "0", "--follow", "-o", "json"]).env("WATTLE_URL", &server.url);
+    let following = follow.stdout(Stdio::piped()).spawn().unwrap();
+    // What is said before somebody listens is not told, so that it is said until it is.
+    let (url, load) = (format!("{}/api/v1/deployments/founding", server.url), |what: &str, url: &str| {
+        assert_eq!(post(&format!("{url}/{what}"), &json!({})).status, 200);
+    });
+    for _ in 0..20 {
+        load("unload", &url);
+        load("load", &url);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    server.terminate();
+    let output = following.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8(output.stdout).unwrap();
+    let first: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    assert!(first["text"].as_str().unwrap().starts_with("INFO model"), "{told}");
 }

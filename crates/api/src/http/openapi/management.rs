@@ -20,6 +20,8 @@ pub(super) fn operations() -> Vec<Operation> {
 
 fn deployments() -> Vec<Operation> {
     const TAG: &str = "deployments";
+    let tail = json!({"type": "integer", "minimum": 0});
+    let lines = json!({"type": "string", "description": "events named `line`, each with a line as JSON"});
     let gone = [(Code::NotFound, "There is no such deployment.")];
     let one = |method, rest: &str, summary| {
         Operation::new(method, &format!("/api/v1/deployments/{{name}}{rest}"), TAG, summary)
@@ -55,6 +57,16 @@ fn deployments() -> Vec<Operation> {
         one("get", "/history", "What happened to a deployment's traffic")
             .says("Also of a deployment that was removed.")
             .answers(StatusCode::OK, "All revisions, and the changes, the oldest first.", &named("DeploymentHistory"))
+            .fails(&gone),
+        one("get", "/logs", "What was said of a deployment")
+            .says("By the server, and by the process or the containers that serve it. Also of one that could not be deployed.")
+            .query("tail", &tail, "the last so many lines; 100 when absent")
+            .answers(StatusCode::OK, "The lines, the oldest first.", &list_of("LogLine"))
+            .fails(&gone),
+        one("get", "/logs/events", "Follow what is said of a deployment")
+            .says("Server-sent events, each a line, until the server ends; the last lines come first.")
+            .query("tail", &tail, "the last so many lines; 100 when absent")
+            .answers_as(StatusCode::OK, "The lines.", "text/event-stream", &lines)
             .fails(&gone),
         one("post", "/load", "Load a deployment's model")
             .says("The answer comes when it is in memory.")

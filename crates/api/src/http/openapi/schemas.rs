@@ -136,6 +136,12 @@ fn deployments() -> Schemas {
         ("state", json!({"type": "string", "enum": ["ready", "ejected", "leaving"]})),
         ("in_flight", count()),
     ]);
+    let log_line = object(&[
+        ("number", described(count(), "its place among all lines of the server")),
+        ("at", json!({"type": "string", "format": "date-time"})),
+        ("from", described(of("string"), "who said it: the server, or what an instance is called where it runs")),
+        ("text", of("string")),
+    ]);
     let compared = object(&["same", "different", "failed", "dropped"].map(|key| (key, count())));
     let revision_status = extends(
         "ModelStatus",
@@ -167,6 +173,7 @@ fn deployments() -> Schemas {
         ("DeploymentRequest", request),
         ("ModelStatus", model_status),
         ("InstanceStatus", instance_status),
+        ("LogLine", log_line),
         ("RevisionStatus", revision_status),
         ("Compared", compared),
     ]
