@@ -21,7 +21,11 @@ pub(super) fn operations() -> Vec<Operation> {
 fn deployments() -> Vec<Operation> {
     const TAG: &str = "deployments";
     let tail = json!({"type": "integer", "minimum": 0});
-    let lines = json!({"type": "string", "description": "events named `line`, each with a line as JSON"});
+    let lines = json!({
+        "type": "object",
+        "description": "an event named `line`, whose data are a line as JSON",
+        "properties": {"event": {"const": "line"}, "data": {"type": "string"}},
+    });
     let gone = [(Code::NotFound, "There is no such deployment.")];
     let one = |method, rest: &str, summary| {
         Operation::new(method, &format!("/api/v1/deployments/{{name}}{rest}"), TAG, summary)
