@@ -265,20 +265,24 @@ fn docker_has_a_language_model_answer_where_the_prompt_was_read() {
     Decoder { context_tokens: 4096, ..Decoder::SMALL }.write(&file);
     let server = Server::start();
     server.wattle(&["models", "import", "--name", "tiny", file.to_str().unwrap()]);
-    server.wattle(&["deploy", "tiny", "--name", "near"]);
-    server.wattle(&["deploy", "tiny", "--name", "far", "--target", "docker", "--replicas", "2", "--cpus", "1"]);
+    server.wattle(&["deploy", "tiny", "--name", "near", "--threads", "1"]);
+    let far = "deploy tiny --name far --target docker --replicas 2 --cpus 1 --threads 1";
+    server.wattle(&far.split(' ').collect::<Vec<_>>());
     let complete = |model: &str, prompt: &str| {
         let body = json!({"model": model, "prompt": prompt, "max_tokens": 8, "temperature": 0});
         let answer = post(&format!("{}/v1/completions", server.url), &body);
         assert_eq!(answer.status, 200, "{}", answer.text);
         answer.json()
     };
+    // Prompts of one batch, since sums in other batches are rounded otherwise.
+    for prompt in ["One", "Two", "Three", "Four"] {
+        assert_eq!(complete("near", prompt)["choices"], complete("far", prompt)["choices"]);
+    }
     // Whatever prompts are about, each is read once, in one of the two.
     for topic in ["tides", "bees", "rust", "wattle"] {
         let prompt = format!("What is known of {topic}? ").repeat(40);
-        let (near, far) = (complete("near", &prompt), complete("far", &prompt));
-        assert_eq!(near["choices"], far["choices"]);
-        assert_eq!(far["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+        let first = complete("far", &prompt)["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        assert!(first < 100, "{first}");
         let again = complete("far", &format!("{prompt} And what else?"));
         let cached = again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
         assert!(cached as usize >= prompt.len() - 16, "{again}");
@@ -288,11 +292,12 @@ fn docker_has_a_language_model_answer_where_the_prompt_was_read() {
     assert!(streamed.matches("data: {").count() >= 2 && streamed.ends_with("data: [DONE]\n\n"), "{streamed}");
     let tokens = post(&format!("{}/api/v1/tokenize", server.url), &json!({"model": "far", "content": "ab"}));
     assert_eq!(tokens.status, 200, "{}", tokens.text);
-    let refused =
-        post(&format!("{}/v1/completions", server.url), &json!({"model": "far", "prompt": "a", "max_tokens": 9000}));
+    // More than its context holds: what an instance refuses its caller is told.
+    let body = json!({"model": "far", "prompt": "long ".repeat(1000), "max_tokens": 1});
+    let refused = post(&format!("{}/v1/completions", server.url), &body);
     assert_eq!(refused.status, 400, "{}", refused.text);
     // What was used there is booked here.
-    let usage = server.json(&["usage"]).to_string();
+    let usage = server.json(&["usage", "--by", "deployment"]).to_string();
     assert!(usage.contains("\"far\""), "{usage}");
     server.wattle(&["undeploy", "far"]);
 }
