@@ -1,6 +1,6 @@
 use serde_json::{Map, Value, json};
 
-use super::{Blob, MODELS_DIR, Model, PORT, PROGRAM, layer::Layer, runtime::LIBRARIES_DIR};
+use super::{Blob, ImageReference, MODELS_DIR, Model, PORT, PROGRAM, layer::Layer, runtime::LIBRARIES_DIR};
 use crate::Result;
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -85,13 +85,13 @@ pub(super) fn manifest(config: &Blob, layers: &[Blob]) -> Result<Blob> {
 }
 
 /// The index of a layout with this one image, under this name.
-pub(super) fn index(manifest: &Blob, reference: &str) -> Value {
+pub(super) fn index(manifest: &Blob, reference: &ImageReference) -> Value {
     let mut descriptor = manifest.descriptor();
     if let Some(descriptor) = descriptor.as_object_mut() {
         let mut annotations = Map::new();
-        annotations.insert("org.opencontainers.image.ref.name".to_owned(), reference.into());
-        // containerd's, which takes a whole name where the specification's is a tag.
-        annotations.insert("io.containerd.image.name".to_owned(), reference.into());
+        annotations.insert("org.opencontainers.image.ref.name".to_owned(), reference.to_string().into());
+        // containerd's, by which Kubernetes finds it: with the registry, also where that is the usual one.
+        annotations.insert("io.containerd.image.name".to_owned(), reference.whole.whole().into());
         descriptor.insert("annotations".to_owned(), annotations.into());
     }
     json!({

@@ -29,10 +29,7 @@ impl Image {
             put(&path, &mut blob.open()?)?;
         }
         put(&folder.join("oci-layout"), &mut layout().to_string().as_bytes())?;
-        put(
-            &folder.join("index.json"),
-            &mut config::index(&self.manifest, &reference.to_string()).to_string().as_bytes(),
-        )
+        put(&folder.join("index.json"), &mut config::index(&self.manifest, reference).to_string().as_bytes())
     }
 
     /// Writes an archive that `docker load`, `podman load` and `ctr images import` take: a layout of OCI with the
@@ -57,7 +54,7 @@ impl Image {
             "RepoTags": [reference.to_string()],
             "Layers": self.layers.iter().map(Blob::path).collect::<Vec<_>>(),
         }]);
-        let index = config::index(&self.manifest, &reference.to_string());
+        let index = config::index(&self.manifest, reference);
         let mut builder = Builder::new(into);
         for (name, value) in [("oci-layout", layout()), ("index.json", index), ("manifest.json", docker)] {
             let text = value.to_string();

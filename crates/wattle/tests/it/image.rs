@@ -53,7 +53,7 @@ fn an_image_is_what_the_specification_says_and_a_second_model_takes_the_first_la
     let described = &index["manifests"][0];
     assert_eq!(
         (&described["digest"], &described["annotations"]["io.containerd.image.name"]),
-        (&first["digest"], &json!("wattle/founding:1"))
+        (&first["digest"], &json!("docker.io/wattle/founding:1"))
     );
     let manifest: Value = serde_json::from_slice(&blob(&layout, described)).unwrap();
     let config: Value = serde_json::from_slice(&blob(&layout, &manifest["config"])).unwrap();
