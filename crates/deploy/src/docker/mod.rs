@@ -20,7 +20,7 @@ use bollard::{
 };
 use futures::StreamExt;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, RwLock};
 use tokio_util::io::{ReaderStream, SyncIoBridge};
 
 pub use container::{Container, Used};
@@ -43,6 +43,8 @@ const SENT_AHEAD_BYTES: usize = 1 << 20;
 pub struct Docker {
     server: String,
     engine: OnceCell<bollard::Docker>,
+    /// Whether containers may still be started; held while one is.
+    is_open: RwLock<bool>,
 }
 
 /// What a container is started for.
@@ -67,7 +69,11 @@ impl Docker {
         let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
         let folder = std::fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
         let hash = Sha256::new().chain_update(machine).chain_update(folder.as_os_str().as_encoded_bytes()).finalize();
-        Docker { server: hash[..8].iter().map(|byte| format!("{byte:02x}")).collect(), engine: OnceCell::new() }
+        Docker {
+            server: hash[..8].iter().map(|byte| format!("{byte:02x}")).collect(),
+            engine: OnceCell::new(),
+            is_open: RwLock::new(true),
+        }
     }
 
     /// Has the engine have an image, which is sent if it does not; what the engine calls it.
@@ -104,6 +110,10 @@ impl Docker {
     /// # Errors
     /// If the engine cannot be called, or does not start it.
     pub async fn start(&self, order: ContainerOrder) -> Result<Container> {
+        let is_open = self.is_open.read().await;
+        if !*is_open {
+            return Err(Error::Unavailable("the server is shutting down".into()));
+        }
         let engine = self.engine().await?;
         let ContainerOrder { image, deployment, environment, memory_bytes, processors } = order;
         let binding = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some(String::new()) };
@@ -139,11 +149,14 @@ impl Docker {
             .create_container(Some(options), body)
             .await
             .map_err(|error| unavailable("does not make a container", &error))?;
-        Container::start(engine.clone(), name).await
+        let started = Container::start(engine.clone(), name).await;
+        drop(is_open);
+        started
     }
 
-    /// Removes every container that this server has there.
+    /// Removes every container that this server has there, and starts no more: what is removed would be replaced.
     pub async fn close(&self) {
+        *self.is_open.write().await = false;
         if let Some(engine) = self.engine.get() {
             self.remove_all(engine).await;
         }
