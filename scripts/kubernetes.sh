@@ -410,6 +410,11 @@ end() {
     [ "$status" -ne 0 ] || status=1
   fi
   wait 2>/dev/null
+  # Processes that the command has left behind are the last in the cluster's network.
+  if [ -n "$network" ]; then
+    { find /proc/[0-9]*/ns/net -lname "net:\[$network\]" || true; } 2>/dev/null | cut -d / -f 3 |
+      xargs --no-run-if-empty kill -KILL 2>/dev/null || true
+  fi
   for hierarchy in $(hierarchies); do
     # The last processes take a moment to end.
     for _ in $(seq 100); do
@@ -444,6 +449,7 @@ logs="$(mktemp -d --tmpdir wattle-kubernetes-logs.XXXXXX)"
 name="$(basename "$folder")"
 socket="$folder/containerd.sock"
 cluster=
+network=
 command=
 configure
 
@@ -463,6 +469,9 @@ until node_is_ready; do
   [ "$SECONDS" -lt "$deadline" ] || fail "the node is not ready after 90 s"
   sleep 0.1
 done
+
+network="$(stat --dereference --format %i "/proc/$cluster/ns/net")"
+[ "$network" != "$(stat --dereference --format %i /proc/self/ns/net)" ] || network=
 
 # In the background, since else the shell acts on no signal before it ends; with the signals back that this takes from it.
 setpriv --pdeathsig TERM "${inside[@]}" env --default-signal=INT,QUIT "$@" <&0 &
