@@ -96,7 +96,7 @@ impl Served {
     /// Counts a call that failed in the model.
     pub(crate) fn failed(&self, error: &Error) {
         self.counters.requests.fetch_add(1, Relaxed);
-        if matches!(error, Error::Run(_) | Error::Crashed { .. }) {
+        if matches!(error, Error::Run(_) | Error::Crashed { .. } | Error::Unreached { .. }) {
             self.counters.failures.fetch_add(1, Relaxed);
         }
     }

@@ -80,8 +80,12 @@ impl Server {
     fn set_handover(&self, name: &Name, from: &Served, handover: Option<&Arc<Handover>>) -> bool {
         let mut table = self.table_mut();
         let Some(replica) = table.get_mut(name) else { return false };
-        if replica.served.key != from.key || replica.door.is_some() {
+        if replica.served.key != from.key || (handover.is_some() && replica.door.is_some()) {
             return false;
+        }
+        if handover.is_none() && replica.handover.is_none() {
+            // A canary came meanwhile, and ended it.
+            return true;
         }
         *replica = Arc::new(Replica {
             deployment: Arc::clone(&replica.deployment),

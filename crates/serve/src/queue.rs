@@ -406,7 +406,7 @@ async fn answer_all(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) {
 /// nothing of it. The processor time that took, if they agree.
 ///
 /// # Errors
-/// [`Error::Crashed`] when the model's process ended meanwhile.
+/// What kept the model from computing.
 async fn alone(loaded: &Loaded, calls: &[Waiter], parts: &[Vec<Tensor>]) -> Result<Option<f64>> {
     let (Some(call), Some(outputs)) = (calls.first(), parts.first()) else { return Ok(None) };
     let Some(mut cpu_seconds) = among_strangers(loaded, call, outputs).await? else { return Ok(None) };
@@ -434,8 +434,9 @@ async fn among_strangers(loaded: &Loaded, call: &Waiter, outputs: &[Tensor]) -> 
 async fn try_out(loaded: &Loaded, inputs: &[Tensor]) -> Result<Option<Computed>> {
     match loaded.engine.run(inputs).await {
         Ok(computed) => Ok(Some(computed)),
-        Err(error @ Error::Crashed { .. }) => Err(error),
-        Err(_) => Ok(None),
+        // Only what the model itself says tells something of it.
+        Err(Error::Run(_) | Error::Invalid(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -447,7 +448,7 @@ async fn answer_each(served: &Arc<Served>, loaded: &Loaded, calls: Vec<Waiter>) 
         let result = loaded.engine.run(&call.inputs).await;
         drop(computing);
         match &result {
-            Err(Error::Crashed { .. }) => served.crashed(loaded),
+            Err(Error::Crashed { .. } | Error::Unreached { .. }) => served.crashed(loaded),
             _ => loaded.has_answered.store(true, Relaxed),
         }
         let answered = finish(served, &call.inputs, call.copy, result, call.since, started);

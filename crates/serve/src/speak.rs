@@ -120,7 +120,7 @@ impl Server {
             let result = if crashed { Err(crash(served)) } else { ask(Arc::clone(speaker)).await };
             match result {
                 Ok(answered) => return Ok((loaded, answered)),
-                Err(error @ Error::Crashed { .. }) => {
+                Err(error @ (Error::Crashed { .. } | Error::Unreached { .. })) => {
                     served.crashed(&loaded);
                     if !crashed || tries == TRIES {
                         return Err(error);

@@ -120,14 +120,14 @@ impl Client {
         Err(Refusal { status, message }.into())
     }
 
-    /// The events of a job, each handed to `seen` as JSON, until the stream ends.
+    /// The events of a stream, each handed to `seen` as JSON, until the stream ends.
     pub(crate) async fn events<T: DeserializeOwned>(&self, path: &str, mut seen: impl FnMut(T)) -> Result<()> {
         let response = self.send(self.request(Method::GET, path)).await?;
         let end = follow(response, |data| {
             seen(serde_json::from_str(data).context("an event of the server cannot be read")?);
             Ok(ControlFlow::Continue(()))
         });
-        end.await.map(drop).context("the job goes on")
+        end.await.map(drop)
     }
 
     /// Sends what is answered with server-sent events, and hands the data of each to `seen`, until that breaks or the

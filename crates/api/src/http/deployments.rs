@@ -92,8 +92,10 @@ pub(super) async fn log_events(
     FromQuery(Tail { tail }): FromQuery<Tail>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
     let changes = app.service.logs().changes();
+    // Read before the lines, so that none is missed that comes in between.
+    let so_far = *changes.borrow();
     let lines = last_lines(&app, &name, tail)?;
-    let last = lines.last().map_or_else(|| *changes.borrow(), |line| line.number);
+    let last = lines.last().map_or(so_far, |line| line.number);
     let follow = Follow { app, name, changes, last };
     let new = stream::unfold(follow, |mut follow| async move { Some((stream::iter(follow.next().await?), follow)) });
     let event = |line: LogLine| {

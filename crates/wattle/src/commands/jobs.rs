@@ -95,7 +95,8 @@ async fn watch(context: &Context, id: Uuid) -> Result<Job> {
             }
             last = Some(job);
         })
-        .await?;
+        .await
+        .context("the job goes on")?;
     bar.finish_and_clear();
     match last {
         Some(job) if job.state.is_final() => Ok(job),

@@ -28,7 +28,7 @@ use crate::{
     output::print_line,
 };
 
-/// How long the databases may take to close.
+/// How long the databases may take to close, and containers before them.
 const CLOSING: Duration = Duration::from_secs(10);
 /// Files that a server has open besides its connections.
 const OTHER_FILES: u64 = 512;
@@ -117,8 +117,10 @@ pub(crate) async fn run(flags: &ServeFlags, ca_file: Option<&Path>) -> Result<Ex
         closing.interrupt_jobs().await;
     };
     http::serve(listener, router, edge, shutdown).await;
-    if let Some(containers) = containers {
-        containers.close().await;
+    if let Some(containers) = containers
+        && tokio::time::timeout(CLOSING, containers.close()).await.is_err()
+    {
+        tracing::warn!("the Docker Engine did not remove all containers in time: the next start does");
     }
     // What still holds a connection has had its grace; both databases are safe without an orderly end.
     let ended = tokio::time::timeout(CLOSING, async {
